@@ -1,0 +1,1 @@
+"""Where things are kept. It knows nothing of videos; `documents` and `objects` are the two contracts."""

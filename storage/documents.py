@@ -1,0 +1,133 @@
+"""The contract of a document store: small versioned documents, replaced by compare-and-set.
+
+A store knows nothing of what its documents mean. It promises exactly what stands below, and one contract suite
+(`tests/storage/test_documents.py`) holds every backend to every sentence of it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+MAX_KEY_BYTES = 256
+MAX_BODY_BYTES = 256 * 1024
+MAX_LOAD = 512
+"""The most keys that one `load` and the most documents that one `commit` take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One document as it was loaded, or as it is to be written.
+
+    `key`: 1 to 256 bytes of printable ASCII without spaces.
+    `version`: the store's own; 0 where nothing is stored. In a document to be written, the version it was loaded with.
+    `body`: at most 256 KiB, opaque. An empty body removes the document (its `due` must then be None).
+    `due`: when a worker must look at the document, in milliseconds since the Unix epoch, or None.
+    """
+
+    key: str
+    version: int = 0
+    body: bytes = field(default=b"", repr=False)
+    due: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """An entry of the due index: the document `key` asked to be looked at, at `due` (ms since the epoch)."""
+
+    key: str
+    due: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScanPage:
+    """A page of a scan; `cursor` continues it, and is None after the last page."""
+
+    documents: list[Document]
+    cursor: str | None
+
+
+class Conflict(Exception):  # noqa: N818 - a normal outcome of a compare-and-set, not an error
+    """The document `key` had moved, so it and those after it were not written.
+
+    `written`: the documents before it in the same call, in order, with their new versions. They stay written.
+    """
+
+    def __init__(self, key: str, written: Sequence[Document] = ()) -> None:
+        super().__init__(key)
+        self.key = key
+        self.written = list(written)
+
+
+class StoreUnavailable(Exception):  # noqa: N818 - named for what the caller answers
+    """The store could not do it now. Whether a write landed is not known; nothing was half-applied to one document."""
+
+
+class DocumentStore(Protocol):
+    """Where documents are kept.
+
+    Every method may raise `StoreUnavailable`; no driver's exception leaves an adapter. A cancelled `commit` may still
+    be applied. Arguments outside the limits of `Document` raise ValueError before anything is sent.
+    """
+
+    async def load(self, keys: Sequence[str]) -> list[Document]:
+        """The documents of `keys`, in that order; a missing one comes back empty with version 0.
+
+        Strongly consistent: it sees every commit that returned before the load began, from whichever process.
+        Each document is whole; two documents of one load may be of different moments. At most `MAX_LOAD` keys.
+        """
+        ...
+
+    async def commit(self, documents: Sequence[Document]) -> list[Document]:
+        """Replace each document if its version is still the one given; return them with their new versions.
+
+        * A new version is `max(previous + 1, now in µs)`; a version is never used twice for a key, not even after
+          the document was removed or the store was restored from a copy. A removed document returns version 0.
+        * They are applied in the order given. At the first that moved: `Conflict`, which carries the earlier ones;
+          they stay written, the later ones are not touched. There is no transaction over the call.
+        * When it returns, what it wrote is as durable as the backend promises, and every later `load` sees it.
+        * A write of this very call that a driver repeated, because the first answer was lost, counts as ours.
+        * The keys of one call differ (ValueError otherwise). An empty sequence does nothing.
+        """
+        ...
+
+    async def due(self, before: int, limit: int) -> list[Due]:
+        """At most `limit` entries whose due time is at or before `before` (ms), oldest first.
+
+        May repeat an entry, may lag behind commits by a second, may name a document that is due no longer: who acts on
+        an entry loads its document first. A document that stays due is never left out for ever.
+        """
+        ...
+
+    async def scan(self, *, cursor: str | None = None, limit: int = 256) -> ScanPage:
+        """About `limit` documents from `cursor` on, in no particular order; start with None.
+
+        A document that is there during the whole scan is returned at least once.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Finish what was committed, release everything. Further calls raise `StoreUnavailable`."""
+        ...
+
+
+def check_documents(documents: Sequence[Document]) -> None:
+    """Raise ValueError where `documents` break the contract of `DocumentStore.commit`."""
+    if len(documents) > MAX_LOAD:
+        raise ValueError(f"at most {MAX_LOAD} documents in one commit, not {len(documents)}")
+    if len({document.key for document in documents}) != len(documents):
+        raise ValueError("a commit names each key once")
+    for document in documents:
+        check_keys([document.key])
+        if len(document.body) > MAX_BODY_BYTES:
+            raise ValueError(f"{document.key}: a body has at most {MAX_BODY_BYTES} bytes, not {len(document.body)}")
+        if not document.body and document.due is not None:
+            raise ValueError(f"{document.key}: a removed document cannot be due")
+
+
+def check_keys(keys: Sequence[str]) -> None:
+    """Raise ValueError where `keys` break the contract of `DocumentStore.load`."""
+    if len(keys) > MAX_LOAD:
+        raise ValueError(f"at most {MAX_LOAD} keys in one load, not {len(keys)}")
+    for key in keys:
+        if not 1 <= len(key) <= MAX_KEY_BYTES or not key.isascii() or not key.isprintable() or " " in key:
+            raise ValueError(f"not a key: {key!r}")
