@@ -1,0 +1,1 @@
+"""Publishing a packet to whoever is connected, wherever: `bus` is the contract."""

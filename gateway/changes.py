@@ -1,0 +1,243 @@
+"""How a change becomes durable: load, apply a rule, commit, settle the other side, publish.
+
+Two documents are two compare-and-set writes, the owner's first. Whoever meets a conflict before its first write begins
+again; whoever meets it after, repeats the second half only. No transactions: see `docs/decisions/0001-two-writes.md`.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from gateway import packet
+from gateway.bus.bus import Bus, Publication
+from gateway.errors import Unavailable
+from gateway.metrics import Metrics
+from gateway.removals import Removals
+from gateway.transit import devices, pairs
+from gateway.transit.decisions import Decision, Result
+from gateway.transit.policy import Policy
+from gateway.transit.state import ClientId, ClientState, UnreadableDocument, decode, encode
+from storage.documents import Conflict, Document, DocumentStore, StoreUnavailable
+from storage.objects import ObjectsUnavailable
+
+CALL_DEADLINE_S = 10.0
+"""How long one call may take, its retries included; then it is answered `unavailable`, and the app repeats it."""
+
+CONFLICT_PAUSE_S = 0.002
+"""The longest pause after a first conflict; it doubles with each, up to a hundred times as much."""
+
+log = logging.getLogger(__name__)
+
+States = Mapping[ClientId, ClientState]
+Rule = Callable[[States, int], Awaitable[Decision]]
+"""From the states that were asked for and the time in ms, what is decided. Called again after a conflict."""
+
+
+class TryAgain(Exception):
+    """A rule did something else first, so the states it was given are no longer true: load them again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A client as it was loaded."""
+
+    document: Document
+    state: ClientState
+
+
+class Changes:
+    """Loads and changes clients' documents. All of it raises `Unavailable` where a backend does not answer in time."""
+
+    def __init__(
+        self,
+        *,
+        documents: DocumentStore,
+        bus: Bus,
+        removals: Removals,
+        policy: Policy,
+        clock: Callable[[], float],
+        metrics: Metrics,
+    ) -> None:
+        self.documents = documents
+        self.policy = policy
+        self._bus = bus
+        self._removals = removals
+        self._clock = clock
+        self._metrics = metrics
+
+    def now(self) -> int:
+        """The time in ms since the epoch."""
+        return int(self._clock() * 1000)
+
+    async def load(self, client_id: ClientId) -> ClientState:
+        """The client as every answered call left it."""
+        async with self.deadline():
+            entries = await self._load((client_id,))
+        return entries[client_id].state
+
+    async def load_both(self, one: ClientId, other: ClientId) -> tuple[ClientState, ClientState]:
+        """Two different clients at once."""
+        async with self.deadline():
+            entries = await self._load((one, other))
+        return entries[one].state, entries[other].state
+
+    async def run(self, owner_id: ClientId, rule: Rule, *, beside: Sequence[ClientId] = ()) -> Decision:
+        """Let `rule` decide on the owner's state (and see those `beside` it, loaded at the same time), and make it so.
+
+        Returns when both halves are durable and published. What the decision lists as gone is deleted after that.
+        """
+        async with self.deadline():
+            decision, published = await self._commit(owner_id, rule, beside)
+            await self._publish(published)
+        self._removals.add(ref.object_key for ref in decision.gone)
+        return decision
+
+    async def repair(self, recipient_id: ClientId, sender_id: ClientId) -> bool:
+        """Make the two documents of a pair agree, whatever became of the writes; whether anything was amiss.
+
+        The recipient is read first, so that what the sender does not list then was ended, not overtaken.
+        """
+        async with self.deadline():
+            tries = 0
+            while True:
+                now = self.now()
+                entries = await self._load((recipient_id,))
+                entries |= await self._load((sender_id,))
+                recipient, sender = entries[recipient_id].state, entries[sender_id].state
+                recipient = pairs.reconcile(recipient, sender, now=now, policy=self.policy)
+                sender = pairs.raised(sender, recipient, now=now, policy=self.policy)
+                states = {recipient_id: recipient, sender_id: sender}
+                try:
+                    changed = await self._write(entries, states)
+                except Conflict:
+                    tries = await self._pause(tries)
+                    continue
+                await self._publish([states[client_id] for client_id in changed])
+                return bool(changed)
+
+    @asynccontextmanager
+    async def deadline(self) -> AsyncIterator[None]:
+        """Whatever happens within has `CALL_DEADLINE_S`, and a backend's failure becomes `Unavailable`."""
+        try:
+            async with asyncio.timeout(CALL_DEADLINE_S):
+                yield
+        except TimeoutError as error:
+            raise Unavailable("a backend does not answer in time") from error
+        except StoreUnavailable as error:
+            raise Unavailable("the document store does not answer") from error
+        except ObjectsUnavailable as error:
+            raise Unavailable("the object store does not answer") from error
+        except UnreadableDocument as error:
+            log.exception("a stored document cannot be read")
+            raise Unavailable("a stored document cannot be read", retry_after_s=60) from error
+
+    async def _commit(
+        self, owner_id: ClientId, rule: Rule, beside: Sequence[ClientId]
+    ) -> tuple[Decision, list[ClientState]]:
+        """The decision once both halves are written, and the states that are to be published."""
+        tries = 0
+        while True:
+            now = self.now()
+            entries = await self._load((owner_id, *beside))
+            try:
+                decision = await rule({client_id: entry.state for client_id, entry in entries.items()}, now)
+            except TryAgain:
+                tries = await self._pause(tries)
+                continue
+            settled = sorted(decision.settle - {owner_id})
+            entries |= await self._load([peer for peer in settled if peer not in entries])
+            states = {owner_id: decision.state} | {
+                peer: pairs.settle(entries[peer].state, decision.state, now=now, policy=self.policy) for peer in settled
+            }
+            repeated = Result.DUPLICATE in (verdict.result for verdict in decision.verdicts)
+            try:
+                changed = await self._write(entries, states)
+            except Conflict as conflict:
+                written = {document.key for document in conflict.written}
+                if entries[owner_id].document.key not in written:
+                    tries = await self._pause(tries)  # nothing of this decision stands
+                    continue
+                rest = [peer for peer in settled if entries[peer].document.key not in written]
+                changed = [owner_id, *(peer for peer in settled if peer not in rest)]
+                states |= await self._settle(owner_id, rest)
+                changed += rest
+            return decision, [state for key, state in states.items() if repeated or key in changed]
+
+    async def _settle(self, owner_id: ClientId, peers: Collection[ClientId]) -> dict[ClientId, ClientState]:
+        """The second half alone, until it is written."""
+        settled: dict[ClientId, ClientState] = {}
+        tries = 0
+        while True:
+            now = self.now()
+            entries = await self._load((owner_id, *(peer for peer in peers if peer not in settled)))
+            owner = entries.pop(owner_id).state
+            states = {
+                peer: pairs.settle(entry.state, owner, now=now, policy=self.policy) for peer, entry in entries.items()
+            }
+            try:
+                await self._write(entries, states)
+            except Conflict as conflict:
+                written = {document.key for document in conflict.written}
+                settled |= {peer: states[peer] for peer in states if entries[peer].document.key in written}
+                tries = await self._pause(tries)
+                continue
+            return settled | states
+
+    async def _pause(self, tries: int) -> int:
+        """Wait a random time before the next try, the longer the more there were: conflicts come in crowds. The call's
+        deadline ends it all."""
+        self._metrics.conflicts.inc()
+        await asyncio.sleep(random.uniform(0, CONFLICT_PAUSE_S * min(2**tries, 100)))
+        return tries + 1
+
+    async def _load(self, client_ids: Sequence[ClientId]) -> dict[ClientId, _Entry]:
+        if not client_ids:
+            return {}
+        loaded = await self.documents.load([client_key(client_id) for client_id in client_ids])
+        return {
+            client_id: _Entry(document, decode(client_id, document.body))
+            for client_id, document in zip(client_ids, loaded, strict=True)
+        }
+
+    async def _write(self, entries: Mapping[ClientId, _Entry], states: States) -> list[ClientId]:
+        """Commit what changed, in the order of `states`; which clients that were."""
+        changed = [client_id for client_id, state in states.items() if state != entries[client_id].state]
+        if changed:
+            await self.documents.commit(
+                [
+                    Document(
+                        entries[client_id].document.key,
+                        entries[client_id].document.version,
+                        encode(states[client_id]),
+                        states[client_id].due,
+                    )
+                    for client_id in changed
+                ]
+            )
+        return changed
+
+    async def _publish(self, states: Sequence[ClientState]) -> None:
+        """Tell whoever is connected; where nobody is, have the devices woken without waiting for anyone."""
+        listeners = await self._bus.publish(
+            [
+                Publication(
+                    state.client_id,
+                    state.version,
+                    asks=devices.asks(state, self.policy),
+                    encode=partial(packet.encode, state),
+                )
+                for state in states
+            ]
+        )
+        for state, heard in zip(states, listeners, strict=True):
+            if heard == 0 and devices.wakes_soon(state, self.now(), self.policy):
+                await self._bus.kick(state.client_id)
+
+
+def client_key(client_id: ClientId) -> str:
+    """The key of a client's document."""
+    return f"client:{client_id}"
