@@ -7,6 +7,7 @@ again; whoever meets it after, repeats the second half only. No transactions: se
 import asyncio
 import logging
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -59,8 +60,8 @@ class Changes:
         bus: Bus,
         removals: Removals,
         policy: Policy,
-        clock: Callable[[], float],
         metrics: Metrics,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.documents = documents
         self.policy = policy

@@ -4,6 +4,7 @@ An error knows its stable `code`; the HTTP status that goes with it stands in `S
 `detail` is one sentence for the app's developer. It never repeats a token, a signed URL or a body.
 """
 
+from collections.abc import Sequence
 from enum import StrEnum
 
 
@@ -74,6 +75,16 @@ class NotFound(GatewayError):
     """There is nothing at this address."""
 
     code = Code.NOT_FOUND
+
+
+class MethodNotAllowed(GatewayError):
+    """The address does not know this method, but the `allowed` ones."""
+
+    code = Code.METHOD_NOT_ALLOWED
+
+    def __init__(self, allowed: Sequence[str]) -> None:
+        super().__init__(f"this address takes {', '.join(allowed)}")
+        self.allowed = tuple(allowed)
 
 
 class NotStored(GatewayError):

@@ -1,0 +1,405 @@
+"""Who is calling: bearer tokens (RFC 6750) that are JWTs (RFC 7519), and the keys that verify them.
+
+PyJWT is used for the signature alone. The claims are read into a typed structure and judged here, by the injected
+clock and by nothing but what the protocol says; PyJWT would also judge `iat` and `jti`, and refuse an `aud` that
+nobody asked about. Which algorithm may verify is fixed by the kind of key, never by the token (RFC 8725, section 3.1).
+"""
+
+import asyncio
+import hashlib
+import logging
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.client import HTTPException
+from typing import Any, Literal, Protocol
+
+import jwt
+import msgspec
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+from gateway.errors import Unauthorized, Unavailable
+from gateway.transit.state import ClientId, DeviceId, valid_id
+
+LEEWAY_S = 30
+"""By so much clocks may differ, for `exp` and for `nbf`."""
+
+MAX_TOKEN = 8192
+"""Characters of the longest token that is looked at."""
+
+_ALGORITHMS = ("HS256", "RS256", "ES256", "EdDSA")
+_REMEMBERED = 8192
+_FIRST_S = 2
+_UNKNOWN_S = 30
+_REFRESH_S = 600
+_FETCH_S = 5
+_MAX_SET = 256 * 1024
+_JWS = jwt.PyJWS()
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whose token it was. `device_id`: the one device it is bound to, or None. `expires_at`: `exp`, in seconds."""
+
+    client_id: ClientId
+    device_id: DeviceId | None
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What verifies a signature, and the one algorithm it does that with."""
+
+    algorithm: str
+    material: Any
+
+
+class KeySource(Protocol):
+    """Where verification keys come from."""
+
+    def generation(self) -> int:
+        """A number that grows when a key that verified tokens may do so no longer. Begins a refresh if one is due."""
+        ...
+
+    async def find(self, algorithm: str, kid: str | None) -> Key:
+        """The key for a token whose header says this.
+
+        Raises Unauthorized where there is none, Unavailable while that cannot be known.
+        """
+        ...
+
+    async def close(self) -> None:
+        """End whatever runs in the background."""
+        ...
+
+
+class _Claims(msgspec.Struct, frozen=True):
+    sub: str
+    exp: float
+    nbf: float = 0
+    iss: str | None = None
+    aud: str | list[str] = []
+    device: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class Authorizer:
+    """Verifies bearer tokens; belongs to one event loop.
+
+    `audience`, `issuer`: what `aud` must contain and `iss` must be, or None for no such demand. `clock`: seconds since
+    the epoch. A token that was verified is remembered, by its SHA-256 so that memory holds no credentials, until it
+    expires, is pushed out by newer ones (8,192 are kept), or a key is withdrawn.
+    """
+
+    def __init__(
+        self,
+        keys: KeySource,
+        *,
+        audience: str | None = None,
+        issuer: str | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._keys = keys
+        self._audience = audience
+        self._issuer = issuer
+        self._clock = clock
+        self._verified: dict[bytes, Identity] = {}
+        self._generation = keys.generation()
+
+    async def authorize(self, authorization: str | None) -> Identity:
+        """The caller whose `Authorization` header this is. Raises Unauthorized and Unavailable."""
+        if not authorization:
+            raise Unauthorized("an Authorization header with a bearer token is required")
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() != "bearer":  # its case does not matter (RFC 9110, section 11.1)
+            raise Unauthorized("the Authorization header must have the scheme Bearer")
+        return await self.verify(token.strip(" "))
+
+    async def verify(self, token: str) -> Identity:
+        """The caller whose token this is. Raises Unauthorized and Unavailable."""
+        if len(token) > MAX_TOKEN or not token.isascii():
+            raise Unauthorized("the token is no JWT that is read here")
+        digest = hashlib.sha256(token.encode("ascii")).digest()
+        self._forget_withdrawn()
+        identity = self._verified.get(digest)
+        if identity is None:
+            key = await self._keys.find(*_header(token))
+            identity = self._judged(_claims(token, key))
+            self._remember(digest, identity)
+        elif self._clock() >= identity.expires_at + LEEWAY_S:
+            del self._verified[digest]
+            raise Unauthorized("the token has expired")
+        return identity
+
+    async def close(self) -> None:
+        """End what fetches keys."""
+        await self._keys.close()
+
+    def _judged(self, claims: _Claims) -> Identity:
+        now = self._clock()
+        if now >= claims.exp + LEEWAY_S:
+            raise Unauthorized("the token has expired")
+        if now < claims.nbf - LEEWAY_S:
+            raise Unauthorized("the token is not valid yet")
+        if self._issuer is not None and claims.iss != self._issuer:
+            raise Unauthorized("the token is of another issuer")
+        audiences = [claims.aud] if isinstance(claims.aud, str) else claims.aud
+        if self._audience is not None and self._audience not in audiences:
+            raise Unauthorized("the token is for another audience")
+        if not valid_id(claims.sub):
+            raise Unauthorized("the token's sub is no client_id")
+        if claims.device is msgspec.UNSET:
+            return Identity(ClientId(claims.sub), None, claims.exp)
+        if not valid_id(claims.device):
+            raise Unauthorized("the token's device is no device_id")
+        return Identity(ClientId(claims.sub), DeviceId(claims.device), claims.exp)
+
+    def _forget_withdrawn(self) -> None:
+        if self._generation != (generation := self._keys.generation()):
+            self._generation = generation
+            self._verified.clear()
+
+    def _remember(self, digest: bytes, identity: Identity) -> None:
+        self._forget_withdrawn()  # keys may have changed while this one was waited for
+        if len(self._verified) >= _REMEMBERED:
+            del self._verified[next(iter(self._verified))]
+        self._verified[digest] = identity
+
+
+def _header(token: str) -> tuple[str, str | None]:
+    """The algorithm and the key that an unverified token claims to be signed with."""
+    try:
+        header = _JWS.get_unverified_header(token)
+    except jwt.PyJWTError:
+        raise Unauthorized("the token is no JWT that is read here") from None
+    algorithm, kid = header.get("alg"), header.get("kid")
+    if algorithm not in _ALGORITHMS:
+        raise Unauthorized("the token is signed with an algorithm that is not accepted")
+    return algorithm, kid
+
+
+def _claims(token: str, key: Key) -> _Claims:
+    # Without the causes: PyJWT's and msgspec's errors may quote what they were given.
+    try:
+        payload = _JWS.decode_complete(token, key.material, algorithms=[key.algorithm])["payload"]
+    except jwt.PyJWTError:
+        raise Unauthorized("the token's signature is wrong") from None
+    try:
+        return msgspec.json.decode(payload, type=_Claims)
+    except (msgspec.DecodeError, RecursionError) as error:
+        reason = str(error) if isinstance(error, msgspec.ValidationError) else "no JSON object"
+        raise Unauthorized(f"the token's claims are ill-formed: {reason}") from None
+
+
+def issue_token(
+    secret: str,
+    client_id: str,
+    *,
+    device_id: str | None = None,
+    ttl_s: float,
+    now: float,
+    audience: str | None = None,
+    issuer: str | None = None,
+) -> str:
+    """An HS256 token of `client_id`, good from `now` (seconds since the epoch) for `ttl_s`. ValueError for a bad id."""
+    for what, value in (("client_id", client_id), ("device_id", device_id)):
+        if value is not None and not valid_id(value):
+            raise ValueError(f"{value!r} is no {what}: that is 1 to 64 of A-Z a-z 0-9 . _ - (but not . or .. alone)")
+    claims = {"sub": client_id, "device": device_id, "aud": audience, "iss": issuer}
+    present = {name: value for name, value in claims.items() if value is not None}
+    return jwt.encode({**present, "iat": int(now), "exp": int(now + ttl_s)}, secret, "HS256")
+
+
+class FixedKey:
+    """A key that is known from the start and never changes."""
+
+    def __init__(self, key: Key) -> None:
+        self._key = key
+
+    @classmethod
+    def from_secret(cls, secret: str) -> "FixedKey":
+        """An HS256 secret, which should have 32 bytes or more. ValueError where it is a key of another kind."""
+        try:
+            return cls(Key("HS256", _JWS.get_algorithm_by_name("HS256").prepare_key(secret)))
+        except jwt.PyJWTError:
+            raise ValueError("this is a key or a key set, which cannot be a secret for HS256") from None
+
+    @classmethod
+    def from_pem(cls, pem: str) -> "FixedKey":
+        """A public key in PEM form: RSA of 2,048 bits or more, P-256 or Ed25519. ValueError where it will not do."""
+        try:
+            material = load_pem_public_key(pem.encode())
+        except (ValueError, UnsupportedAlgorithm):
+            raise ValueError("this is no public key in PEM form") from None
+        algorithm = _algorithm_of(material)
+        if algorithm is None:
+            raise ValueError("a public key must be RSA (2048 bits or more), P-256 or Ed25519")
+        return cls(Key(algorithm, material))
+
+    def generation(self) -> int:
+        """Always the same."""
+        return 0
+
+    async def find(self, algorithm: str, kid: str | None) -> Key:  # noqa: ARG002 - one key, whatever its name
+        """The key, for its own algorithm. Raises Unauthorized for any other."""
+        if algorithm != self._key.algorithm:
+            raise Unauthorized("the token is signed with an algorithm that is not accepted")
+        return self._key
+
+    async def close(self) -> None:
+        """Nothing runs."""
+
+
+def _algorithm_of(material: object) -> str | None:
+    """The one algorithm that a public key verifies here, or None where it verifies nothing."""
+    match material:
+        case rsa.RSAPublicKey() if material.key_size >= 2048:
+            return "RS256"
+        case ec.EllipticCurvePublicKey() if isinstance(material.curve, ec.SECP256R1):
+            return "ES256"
+        case ed25519.Ed25519PublicKey():
+            return "EdDSA"
+        case _:
+            return None
+
+
+class PublishedKeys:
+    """The public keys of a JWK set (RFC 7517) behind a URL; belongs to one event loop.
+
+    They are fetched when first needed, every 10 minutes after that while tokens come, and when a token names a key
+    that is not known, though at most every 30 s; all who wait share one fetch. While the URL does not answer, the
+    keys that are known go on. `monotonic`: seconds of a clock that never goes back.
+    """
+
+    def __init__(self, url: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._url = url
+        self._monotonic = monotonic
+        self._keys: dict[tuple[str | None, str], Key] = {}
+        self._generation = 0
+        self._tried_at = float("-inf")
+        self._reached = False
+        self._fetching: asyncio.Task[None] | None = None
+
+    def generation(self) -> int:
+        """Grows when a key was withdrawn or replaced. Begins a refresh in the background if one is due."""
+        if self._keys and self._fetching is None and self._since_try_s() >= _REFRESH_S:
+            self._fetching = asyncio.create_task(self._refresh())
+        return self._generation
+
+    async def find(self, algorithm: str, kid: str | None) -> Key:
+        """The published key, fetched if need be.
+
+        A token without `kid` gets the only key of its algorithm. Raises Unauthorized where there is no such key,
+        Unavailable where the URL that would have to tell did not answer.
+        """
+        key = self._known(algorithm, kid)
+        if key is None:
+            await self._fetched()
+            key = self._known(algorithm, kid)
+        if key is None and not self._reached:
+            raise Unavailable("the keys that verify tokens cannot be fetched now")
+        if key is None:
+            raise Unauthorized("the token is signed with a key that is not published")
+        return key
+
+    async def close(self) -> None:
+        """Give up a fetch that is on its way; its thread ends by its own deadline."""
+        if self._fetching is not None:
+            self._fetching.cancel()
+            await asyncio.wait([self._fetching])
+
+    def _known(self, algorithm: str, kid: str | None) -> Key | None:
+        if kid is not None:
+            return self._keys.get((kid, algorithm))
+        keys = [key for (_, of), key in self._keys.items() if of == algorithm]
+        return keys[0] if len(keys) == 1 else None
+
+    def _since_try_s(self) -> float:
+        return self._monotonic() - self._tried_at
+
+    async def _fetched(self) -> None:
+        if self._fetching is None:
+            if self._since_try_s() < (_UNKNOWN_S if self._keys else _FIRST_S):
+                return
+            self._fetching = asyncio.create_task(self._refresh())
+        await asyncio.shield(self._fetching)  # the others wait for it too
+
+    async def _refresh(self) -> None:
+        try:
+            keys = await asyncio.to_thread(_fetch_keys, self._url)
+        except (OSError, HTTPException, ValueError) as error:
+            self._reached = False
+            _log.warning("the keys that verify tokens could not be fetched", extra={"reason": str(error)})
+        else:
+            self._reached = True
+            if any(keys.get(name) != key for name, key in self._keys.items()):
+                self._generation += 1
+            self._keys = keys
+        finally:
+            self._tried_at = self._monotonic()
+            self._fetching = None
+
+
+class _Nowhere(urllib.request.HTTPRedirectHandler):
+    """A redirect is an error: it could lead from https to http, or to a host that nobody configured."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+def _fetch_keys(url: str) -> dict[tuple[str | None, str], Key]:
+    """The usable keys behind `url`, by `kid` and algorithm. Raises OSError, HTTPException and ValueError."""
+    body = b""
+    until = time.monotonic() + _FETCH_S
+    with urllib.request.build_opener(_Nowhere).open(url, timeout=_FETCH_S) as response:
+        while chunk := response.read1(_MAX_SET):
+            body += chunk
+            if len(body) > _MAX_SET or time.monotonic() > until:
+                raise ValueError(f"the JWK set takes more than {_MAX_SET} bytes or {_FETCH_S} s")
+    try:
+        published = msgspec.json.decode(body, type=_KeySet).keys
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ValueError(f"no JWK set: {error}") from error
+    keys: dict[tuple[str | None, str], Key] = {}
+    for kid, key in filter(None, map(_published_key, published)):
+        keys.setdefault((kid, key.algorithm), key)
+    if not keys:
+        raise ValueError("the JWK set has no key for RS256, ES256 or EdDSA")
+    return keys
+
+
+class _KeySet(msgspec.Struct):
+    keys: list[msgspec.Raw]
+
+
+class _PublishedKey(msgspec.Struct, omit_defaults=True):
+    """The members of a JWK (RFC 7517, section 4; RFC 7518, section 6) that matter here; private ones are not read."""
+
+    kty: Literal["RSA", "EC", "OKP"]
+    kid: str | None = None
+    use: Literal["sig"] | None = None
+    key_ops: list[str] | None = None
+    alg: str | None = None
+    crv: str | None = None
+    x: str | None = None
+    y: str | None = None
+    n: str | None = None
+    e: str | None = None
+
+
+def _published_key(entry: msgspec.Raw) -> tuple[str | None, Key] | None:
+    """One key of the set, or None where it is of no use here; such are left out (RFC 7517, section 5)."""
+    try:
+        jwk = msgspec.json.decode(entry, type=_PublishedKey)
+        members = {name: value for name, value in msgspec.to_builtins(jwk).items() if name != "alg"}
+        material = jwt.PyJWK(members).key
+    except (msgspec.DecodeError, jwt.PyJWTError, UnsupportedAlgorithm):
+        return None
+    algorithm = _algorithm_of(material)
+    if algorithm is None or jwk.alg not in {None, algorithm} or "verify" not in (jwk.key_ops or ["verify"]):
+        return None
+    return jwk.kid, Key(algorithm, material)

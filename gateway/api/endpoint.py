@@ -1,0 +1,75 @@
+"""One address: method, authorization, rate limit, the call, and its answer or problem."""
+
+import logging
+import time
+from collections.abc import Sequence
+
+from starlette.types import Receive, Scope, Send
+
+from gateway.api.auth import Authorizer
+from gateway.api.calls import Backends, Call, Caller
+from gateway.api.http import Disconnected, Reply, Request, RequestTimeout, problem, problem_reply
+from gateway.api.limits import RateLimiter
+from gateway.errors import GatewayError, MethodNotAllowed
+from gateway.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+
+class Gate:
+    """What every call passes first."""
+
+    def __init__(self, authorizer: Authorizer, limiter: RateLimiter, metrics: Metrics) -> None:
+        self._authorizer = authorizer
+        self._limiter = limiter
+        self.metrics = metrics
+
+    async def admit(self, request: Request, backends: Backends) -> Caller:
+        """The caller. Raises Unauthorized, RateLimited, Unavailable."""
+        identity = await self._authorizer.authorize(request.header(b"authorization"))
+        self._limiter.take(identity.client_id)
+        return Caller(request, identity, backends)
+
+
+class Endpoint:
+    """The ASGI application behind one path: the calls that this path has, by method."""
+
+    def __init__(self, calls: Sequence[Call], gate: Gate, backends: Backends) -> None:
+        self._calls = {call.method: call for call in calls}
+        if "GET" in self._calls:
+            self._calls["HEAD"] = self._calls["GET"]
+        self._gate = gate
+        self._backends = backends
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        call = self._calls.get(scope["method"])
+        if call is None:
+            await problem(MethodNotAllowed(sorted(self._calls))).send(send)
+            return
+        started = time.perf_counter()
+        request = Request(scope, receive)
+        try:
+            caller = await self._gate.admit(request, self._backends)
+            reply = await call.handler(caller)
+        except Disconnected:
+            return
+        except Exception as error:
+            reply = refusal(error)
+        await reply.send(send, head=scope["method"] == "HEAD")
+        self._count(call, reply.status, time.perf_counter() - started)
+
+    def _count(self, call: Call, status: int, seconds: float) -> None:
+        metrics = self._gate.metrics
+        metrics.calls.labels(call.name, status).inc()
+        if call.name != "poll":  # a poll that was held would count as slow
+            metrics.call_seconds.labels(call.name).observe(seconds)
+
+
+def refusal(error: Exception) -> Reply:
+    """The answer to a call that raised. Whatever is not a refusal is a fault of ours: logged, and answered 500."""
+    if isinstance(error, GatewayError):
+        return problem(error)
+    if isinstance(error, RequestTimeout):
+        return problem_reply(408, "the request did not arrive in time", headers=[(b"connection", b"close")])
+    log.error("a call failed", exc_info=error)
+    return problem_reply(500, "something is wrong on our side")

@@ -1,0 +1,138 @@
+"""The OpenAPI 3.1 document, made from the table of calls and the types of their bodies."""
+
+import re
+from functools import cache
+from typing import Any
+
+import msgspec
+
+import gateway
+from gateway.api import bodies
+from gateway.api.calls import CALLS, Call, Parameter
+from gateway.errors import STATUS, Code
+
+_REF = "#/components/schemas/{name}"
+_PARAMETERS = {"video_id": bodies.Uuid, "device_id": bodies.Id}
+_COMMON_ERRORS = (Code.UNAUTHORIZED, Code.INVALID, Code.RATE_LIMITED, Code.UNAVAILABLE)
+_MEANINGS = {
+    200: "Done",
+    201: "Announced",
+    204: "Done",
+    304: "The device has the newest packet",
+    307: "Where the bytes are",
+}
+
+
+@cache
+def document() -> dict[str, Any]:
+    """The document, as what JSON is made of."""
+    paths: dict[str, dict[str, Any]] = {}
+    for call in CALLS:
+        paths.setdefault(call.path, {})[call.method.lower()] = _operation(call)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Gateway",
+            "version": gateway.__version__,
+            "summary": "Short videos from one phone to another, with their status as it happens",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "security": [{"token": []}],
+        "paths": paths | _open_paths(),
+        "components": {
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
+            "schemas": _schemas()[1],
+        },
+    }
+
+
+@cache
+def _schemas() -> tuple[dict[object, Any], dict[str, Any]]:
+    """Each type's schema or reference, and the named schemas."""
+    types: list[object] = [bodies.Problem, bodies.Health, *_PARAMETERS.values()]
+    for call in CALLS:
+        types += [answer for _, answer in call.answers if answer is not None]
+        types += [parameter.type for parameter in call.parameters]
+        types += [call.body] if call.body else []
+    types = list(dict.fromkeys(types))
+    found, named = msgspec.json.schema_components(types, ref_template=_REF)
+    return dict(zip(types, found, strict=True)), named
+
+
+def _schema(kind: object) -> Any:
+    return _schemas()[0][kind]
+
+
+def _operation(call: Call) -> dict[str, Any]:
+    text = (call.handler.__doc__ or "").strip()
+    summary, _, description = re.sub(r"[ \n]+", " ", text.replace("\n\n", "\0")).partition("\0")
+    operation: dict[str, Any] = {
+        "operationId": call.name,
+        "summary": summary,
+        "parameters": [*map(_path_parameter, re.findall(r"{(\w+)}", call.path)), *map(_parameter, call.parameters)],
+        "responses": _answers(call) | _problems(call),
+    }
+    if description:
+        operation["description"] = description.replace("\0", "\n\n").strip()
+    if call.body is not None:
+        content = {"application/json": {"schema": _schema(call.body)}}
+        operation["requestBody"] = {"required": True, "content": content}
+    return operation
+
+
+def _path_parameter(name: str) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": _schema(_PARAMETERS[name])}
+
+
+def _parameter(parameter: Parameter) -> dict[str, Any]:
+    return {
+        "name": parameter.name,
+        "in": parameter.place,
+        "required": parameter.required,
+        "description": parameter.description,
+        "schema": _schema(parameter.type),
+    }
+
+
+def _answers(call: Call) -> dict[str, Any]:
+    answers: dict[str, Any] = {}
+    for status, kind in call.answers:
+        answer: dict[str, Any] = {"description": _MEANINGS[status]}
+        if kind is not None:
+            answer["content"] = {"application/json": {"schema": _schema(kind)}}
+        if status == 307:
+            answer["headers"] = {"Location": {"schema": {"type": "string"}, "required": True}}
+        if kind is bodies.InfoPacket or status == 304:
+            answer["headers"] = {"ETag": {"schema": {"type": "string"}, "required": True}}
+        answers[str(status)] = answer
+    return answers
+
+
+def _problems(call: Call) -> dict[str, Any]:
+    by_status: dict[int, list[Code]] = {}
+    for code in (*_COMMON_ERRORS, *call.errors):
+        by_status.setdefault(STATUS[code], []).append(code)
+    return {str(status): _problem(codes) for status, codes in sorted(by_status.items())}
+
+
+def _problem(codes: list[Code]) -> dict[str, Any]:
+    return {
+        "description": "`code`: " + " or ".join(f"`{code}`" for code in codes),
+        "content": {"application/problem+json": {"schema": _schema(bodies.Problem)}},
+    }
+
+
+def _open_paths() -> dict[str, Any]:
+    """The addresses that need no token of an app."""
+    health = {"application/json": {"schema": _schema(bodies.Health)}}
+    ready = {"200": {"description": "Ready", "content": health}, "503": {"description": "Not now", "content": health}}
+    text = {"200": {"description": "Prometheus' text format", "content": {"text/plain": {}}}}
+    return {
+        "/healthz": {"get": _open("healthz", "Whether the process answers", {"200": ready["200"]})},
+        "/readyz": {"get": _open("readyz", "Whether the process wants calls", ready)},
+        "/metrics": {"get": _open("metrics", "Metrics", text | {"401": _problem([Code.UNAUTHORIZED])})},
+    }
+
+
+def _open(name: str, summary: str, answers: dict[str, Any]) -> dict[str, Any]:
+    return {"operationId": name, "summary": summary, "security": [], "responses": answers}

@@ -1,0 +1,138 @@
+"""The addresses of the gateway, and what answers at each."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+import orjson
+from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import BaseRoute, Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gateway.api import operator
+from gateway.api.calls import CALLS, Backends, Call
+from gateway.api.endpoint import Endpoint, Gate, refusal
+from gateway.api.http import Disconnected, Reply, Request, problem
+from gateway.api.objects import Objects
+from gateway.api.openapi import document
+from gateway.errors import MethodNotAllowed, NotFound
+from gateway.live.arrivals import Arrivals
+from storage.objects import SERVED_PATH
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """Everything that the addresses need."""
+
+    gate: Gate
+    backends: Backends
+    readiness: operator.Readiness
+    operator_token: str | None = None
+    objects: Objects | None = None
+    arrivals: Arrivals | None = None
+    cors_origins: tuple[str, ...] = ()
+
+
+def application(api: Api) -> ASGIApp:
+    """The ASGI application."""
+    router = Router([*_call_routes(api), *_other_routes(api)], redirect_slashes=False, default=_nothing_here)
+    if not api.cors_origins:
+        return router
+    return CORSMiddleware(
+        router,
+        allow_origins=api.cors_origins,
+        allow_methods=["GET", "POST", "PUT", "DELETE"],
+        allow_headers=["Authorization", "Content-Type", "If-None-Match"],
+        expose_headers=["ETag", "Retry-After"],
+        max_age=86_400,
+    )
+
+
+def _call_routes(api: Api) -> list[BaseRoute]:
+    """One route for each path, in the order of the table: what is called most is found first."""
+    by_path: dict[str, list[Call]] = {}
+    for call in CALLS:
+        by_path.setdefault(call.path, []).append(call)
+    return [Route(path, Endpoint(calls, api.gate, api.backends)) for path, calls in by_path.items()]
+
+
+def _other_routes(api: Api) -> list[BaseRoute]:
+    description = orjson.dumps(document())
+
+    async def healthz(_: Request) -> Reply:
+        return operator.alive()
+
+    async def readyz(_: Request) -> Reply:
+        return await api.readiness.reply()
+
+    async def metrics(request: Request) -> Reply:
+        return operator.metrics(request, api.gate.metrics, api.operator_token)
+
+    async def openapi(_: Request) -> Reply:
+        return Reply(200, description, headers=[(b"cache-control", b"public, max-age=300")])
+
+    routes: list[BaseRoute] = [
+        Route("/healthz", _Page(healthz)),
+        Route("/readyz", _Page(readyz)),
+        Route("/metrics", _Page(metrics)),
+        Route("/openapi.json", _Page(openapi)),
+    ]
+    if api.objects is not None:
+        routes.append(Route(SERVED_PATH + "{key:path}", api.objects))
+    if api.arrivals is not None:
+        routes.append(Route("/v1/devices/{device_id}/pushes", _PushStream(api, api.arrivals)))
+    return routes
+
+
+class _Page:
+    """An address that is read with GET."""
+
+    def __init__(self, handler: Callable[[Request], Awaitable[Reply]]) -> None:
+        self._handler = handler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            if scope["method"] not in {"GET", "HEAD"}:
+                raise MethodNotAllowed(["GET", "HEAD"])
+            reply = await self._handler(Request(scope, receive))
+        except Exception as error:
+            reply = refusal(error)
+        await reply.send(send, head=scope["method"] == "HEAD")
+
+
+class _PushStream:
+    """What the console sender delivers to a device, as server-sent events, for whoever plays the phone."""
+
+    def __init__(self, api: Api, arrivals: Arrivals) -> None:
+        self._api = api
+        self._arrivals = arrivals
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        try:
+            if scope["method"] != "GET":
+                raise MethodNotAllowed(["GET"])
+            caller = await self._api.gate.admit(request, self._api.backends)
+            arriving = await self._arrivals.at(caller.client_id, caller.device_in_path())
+        except Exception as error:
+            await refusal(error).send(send)
+            return
+        headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        try:
+            await request.while_connected(_stream(arriving, send))
+            await send({"type": "http.response.body", "body": b""})
+        except Disconnected:
+            return
+
+
+async def _stream(arriving: AsyncIterator[bytes], send: Send) -> None:
+    await send({"type": "http.response.body", "body": b": listening\n\n", "more_body": True})
+    async for body in arriving:
+        await send({"type": "http.response.body", "body": b"data: %b\n\n" % body, "more_body": True})
+
+
+async def _nothing_here(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001 - ASGI's signature
+    if scope["type"] == "http":
+        await problem(NotFound("there is nothing at this address")).send(send, head=scope["method"] == "HEAD")
+    else:
+        await send({"type": "websocket.close", "code": 1000})

@@ -1,0 +1,292 @@
+"""The application: every adapter picked, every part wired, opened in order and closed in reverse.
+
+The only place that knows which adapters there are behind the settings.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import uvicorn
+import uvloop
+from starlette.types import ASGIApp
+
+from gateway.api.auth import Authorizer, FixedKey, KeySource, PublishedKeys
+from gateway.api.calls import Backends
+from gateway.api.endpoint import Gate
+from gateway.api.limits import RateLimiter
+from gateway.api.objects import Objects
+from gateway.api.operator import Readiness
+from gateway.api.routes import Api, application
+from gateway.bus.bus import Bus
+from gateway.bus.memory import MemoryBus
+from gateway.changes import Changes
+from gateway.config import PushContent, Settings
+from gateway.errors import GatewayError
+from gateway.live.arrivals import Arrivals
+from gateway.live.hub import Hub
+from gateway.metrics import Metrics
+from gateway.registry import Registry
+from gateway.removals import Removals
+from gateway.service import Service, UploadLimits
+from gateway.sweep import Sweep
+from gateway.transit.decisions import VideoRef
+from gateway.transit.policy import Policy
+from gateway.wakeups import PushOptions, Wakeups
+from push.console import ConsoleSender
+from push.sender import Platform
+from storage import open_documents, open_objects
+from storage.objects import ObjectStore, ServedObjectStore
+
+RESTART_PAUSE_S = 1.0
+"""How long a loop in the background rests after a fault of ours, before it goes on."""
+
+KEEP_ALIVE_S = 75
+"""How long an idle HTTP connection is kept: longer than load balancers do (60 s), so that they close it, not we."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """The parts of a running gateway."""
+
+    asgi: ASGIApp
+    service: Service
+    sweep: Sweep
+    wakeups: Wakeups
+    removals: Removals
+    hub: Hub
+    readiness: Readiness
+    console: ConsoleSender
+
+
+@asynccontextmanager
+async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
+    """Open the backends that the settings name and wire everything; nothing runs in the background yet."""
+    metrics = Metrics()
+    async with contextlib.AsyncExitStack() as stack:
+        documents = await stack.enter_async_context(open_documents(settings.state_url))
+        objects = await stack.enter_async_context(open_objects(settings.objects_url))
+        bus: Bus = MemoryBus()
+        stack.push_async_callback(bus.close)
+        console = ConsoleSender()
+        stack.push_async_callback(console.close)
+        authorizer = Authorizer(_keys(settings), audience=settings.jwt_audience, issuer=settings.jwt_issuer)
+        stack.push_async_callback(authorizer.close)
+        removals = Removals(objects, metrics)
+        stack.push_async_callback(removals.flush)
+        changes = Changes(documents=documents, bus=bus, removals=removals, policy=_policy(settings), metrics=metrics)
+        service = Service(changes, objects, _limits(settings))
+        registry = Registry(changes)
+        wakeups = Wakeups(
+            changes=changes,
+            service=service,
+            registry=registry,
+            senders=dict.fromkeys(Platform, console),
+            options=PushOptions(with_packet=settings.push_content is PushContent.PACKET),
+            metrics=metrics,
+        )
+        bus.on_kick(wakeups.kick)
+        hub = Hub(changes, bus, metrics)
+        readiness = Readiness(
+            {"documents": lambda: documents.load(["ready"]), "objects": lambda: objects.head("ready/ready")}
+        )
+        api = Api(
+            gate=Gate(authorizer, RateLimiter(settings.rate_calls), metrics),
+            backends=Backends(service, registry, hub, settings.public_url),
+            readiness=readiness,
+            operator_token=settings.operator_token,
+            objects=_served(objects, service, metrics),
+            arrivals=Arrivals(service, registry, console.listen),
+            cors_origins=settings.cors_origins,
+        )
+        yield Gateway(
+            asgi=application(api),
+            service=service,
+            sweep=Sweep(changes=changes, service=service, registry=registry, objects=objects, metrics=metrics),
+            wakeups=wakeups,
+            removals=removals,
+            hub=hub,
+            readiness=readiness,
+            console=console,
+        )
+
+
+@asynccontextmanager
+async def running(gateway: Gateway, settings: Settings, *, worker: bool) -> AsyncIterator[None]:
+    """Run what works in the background; with `worker` the wakeups and the sweep too."""
+    loops: list[tuple[str, Callable[[], Awaitable[None]]]] = [("removals", gateway.removals.run)]
+    if worker:
+        loops.append(("wakeups", gateway.wakeups.run))
+        loops.append(("sweep", lambda: gateway.sweep.run(settings.sweep_s)))
+    tasks = [asyncio.create_task(_forever(name, loop), name=name) for name, loop in loops]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _forever(name: str, loop: Callable[[], Awaitable[None]]) -> None:
+    """Run a loop whatever it meets: a fault of ours in one of them must not end the process's calls."""
+    while True:
+        try:
+            await loop()
+        except Exception:
+            log.exception("a loop in the background failed, and goes on", extra={"loop": name})
+            await asyncio.sleep(RESTART_PAUSE_S)
+
+
+# --- The commands
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, drained before it waits for connections, and stopped without losing the way out.
+
+    uvicorn raises a signal it has caught once more at the end, which would end the process before its backends are
+    closed; so signals are taken here.
+    """
+
+    def __init__(self, config: uvicorn.Config, gateway: Gateway, started: Callable[[int], None]) -> None:
+        super().__init__(config)
+        self._gateway = gateway
+        self._tell = started
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._gateway.readiness.serving = True
+        self._tell(self.servers[0].sockets[0].getsockname()[1])
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._gateway.readiness.serving = False
+        self._gateway.hub.close()
+        await self._gateway.console.close()
+        await super().shutdown(sockets)
+
+
+def serve(settings: Settings, *, worker: bool) -> int:
+    """Serve until told to stop; the program's exit code."""
+    return uvloop.run(_serve(settings, worker=worker))
+
+
+async def _serve(settings: Settings, *, worker: bool) -> int:
+    async with open_gateway(settings) as gateway, running(gateway, settings, worker=worker):
+        config = uvicorn.Config(
+            gateway.asgi,
+            host=settings.host,
+            port=settings.port,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=round(settings.drain_s),
+        )
+        await Server(config, gateway, lambda port: _greet(settings, port, worker=worker)).serve()
+    return 0
+
+
+def _greet(settings: Settings, port: int, *, worker: bool) -> None:
+    """Say where it is, and what to try next."""
+    address = settings.public_url or f"http://{_in_url(settings.host)}:{port}"
+    log.info("serving", extra={"address": address, "worker": worker})
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def sweep(settings: Settings, *, full: bool) -> str:
+    """One round of the sweep; what it found."""
+
+    async def once() -> str:
+        async with open_gateway(settings) as gateway:
+            return str(await gateway.sweep.round(full=full))
+
+    return uvloop.run(once())
+
+
+def setup(settings: Settings) -> list[str]:
+    """Create what is missing, and check that it can be used; what is there now, a line each."""
+
+    async def once() -> None:
+        async with open_gateway(settings):
+            pass
+
+    uvloop.run(once())
+    return [f"documents: {settings.state_url}", f"objects: {settings.objects_url}"]
+
+
+# --- From settings to parts
+
+
+def _policy(settings: Settings) -> Policy:
+    return Policy(
+        videos_per_pair=settings.videos_per_pair,
+        video_ttl_ms=_ms(settings.video_ttl_s),
+        ended_keep_ms=_ms(settings.ended_keep_s),
+        viewed_keep_ms=_ms(settings.viewed_keep_s),
+        upload_ttl_ms=_ms(settings.upload_ttl_s),
+        ack_grace_ms=_ms(settings.ack_grace_s),
+        remind_after_ms=tuple(_ms(after) for after in settings.remind_after_s),
+        push_on_status="status" in settings.push_on,
+    )
+
+
+def _limits(settings: Settings) -> UploadLimits:
+    return UploadLimits(
+        max_video_bytes=settings.max_video_bytes,
+        content_types=settings.content_types,
+        download_ttl_ms=_ms(settings.download_ttl_s),
+    )
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _keys(settings: Settings) -> KeySource:
+    if settings.jwks_url is not None:
+        return PublishedKeys(settings.jwks_url)
+    if settings.jwt_public_key is not None:
+        return FixedKey.from_pem(settings.jwt_public_key)
+    return FixedKey.from_secret(settings.signing_secret() or "")
+
+
+def _served(objects: ObjectStore, service: Service, metrics: Metrics) -> Objects | None:
+    """The address under which a store that this process serves is mounted; each upload is completed at once."""
+    if not isinstance(objects, ServedObjectStore):
+        return None
+
+    async def stored(key: str) -> None:
+        ref = VideoRef.parse(key)
+        if ref is None:
+            return
+        try:
+            await service.confirm(ref)
+        except GatewayError as error:
+            # The app's own confirmation says the same again, and the sweep comes behind it.
+            log.warning("a stored upload could not be completed at once", extra={"error": error.detail})
+
+    return Objects(objects, stored, metrics)

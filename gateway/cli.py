@@ -1,0 +1,216 @@
+"""The program `gateway`: reads the environment and the command line, then does one thing.
+
+What is wrong is said in sentences on stderr, with exit code 2 (`gateway config`: 1). Everything heavy is imported by
+the command that needs it, so that `gateway --help` and `gateway token` stay quick.
+"""
+
+# ruff: noqa: PLC0415 - each command imports what only it needs
+
+import argparse
+import errno
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from gateway.config import ConfigError, Settings
+from storage.documents import StoreUnavailable
+from storage.objects import ObjectsUnavailable
+
+_OVERRIDES = ("host", "port", "workers")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what `argv` (the process's own arguments) says; the exit code. `--help` and misuse raise SystemExit."""
+    arguments = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = arguments.command
+    try:
+        return command(arguments)
+    except ConfigError as error:
+        return _refuse(error.sentences)
+    except (StoreUnavailable, ObjectsUnavailable) as error:
+        return _refuse([f"{error}."])
+    except OSError as error:
+        return _refuse([_told(error)])
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gateway",
+        description="Short videos from one phone to another.",
+        epilog="Settings are environment variables that begin with GATEWAY_; `gateway config` shows them all.",
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    serve = commands.add_parser("serve", help="serve apps")
+    serve.add_argument("--host", help="the address to listen on (GATEWAY_HOST)")
+    serve.add_argument("--port", help="the port to listen on, 0 for a free one (GATEWAY_PORT)")
+    serve.add_argument("--workers", metavar="N", help="how many processes serve (GATEWAY_WORKERS)")
+    serve.add_argument(
+        "--worker",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="also send wakeups and sweep in this process (on unless switched off)",
+    )
+    serve.set_defaults(command=_serve)
+
+    worker = commands.add_parser("worker", help="send wakeups and sweep, for processes that serve without")
+    worker.set_defaults(command=_worker)
+
+    sweep = commands.add_parser("sweep", help="finish once what was left half done, and say what that was")
+    sweep.add_argument("--full", action="store_true", help="look at everything, not only at what is recent")
+    sweep.set_defaults(command=_sweep)
+
+    token = commands.add_parser("token", help="print a token for a client, signed with the HS256 secret")
+    token.add_argument("client", metavar="CLIENT", help="the client_id")
+    token.add_argument("--device", metavar="D", help="bind the token to this device_id")
+    token.add_argument("--ttl", type=_ttl, default=86_400, metavar="SECONDS", help="how long it is good (a day)")
+    token.set_defaults(command=_token)
+
+    setup = commands.add_parser("setup", help="make what is missing: folders, database, secret; repeatable")
+    setup.set_defaults(command=_setup)
+
+    config = commands.add_parser("config", help="show every setting, its value and where it came from")
+    config.set_defaults(command=_config)
+    return parser
+
+
+def _ttl(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 10 * 366 * 86_400:
+        raise argparse.ArgumentTypeError("must be a whole number of seconds, from 1 to ten years")
+    return int(text)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    given = {name.upper(): getattr(arguments, name) for name in _OVERRIDES}
+    settings = _settings({name: text for name, text in given.items() if text is not None})
+    _prepare(settings)
+
+    from gateway import app, log
+
+    log.configure(settings.log_format, settings.log_level)
+    try:
+        return app.serve(settings, worker=arguments.worker)
+    except OSError as error:
+        # Binding is the one thing in there whose errors name no file.
+        if error.errno in {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES} and error.filename is None:
+            raise ConfigError([_cannot_listen(settings, error)]) from error
+        raise
+
+
+def _worker(_arguments: argparse.Namespace) -> int:
+    settings = _settings()
+    sentence = (
+        f"GATEWAY_BUS_URL is {settings.bus_url}, which reaches only its own process, so a worker of its own would hear "
+        "of nothing: run `gateway serve`, which has the worker inside."
+    )
+    raise ConfigError([sentence])
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    settings = _settings()
+
+    from gateway import app, log
+
+    log.configure(settings.log_format, settings.log_level)
+    print(app.sweep(settings, full=arguments.full))
+    return 0
+
+
+def _token(arguments: argparse.Namespace) -> int:
+    settings = _settings()
+    secret = settings.signing_secret()
+    if secret is None:
+        raise ConfigError(["This gateway verifies tokens with a public key: whoever has the private one issues them."])
+
+    from gateway.api.auth import issue_token
+
+    try:
+        token = issue_token(
+            secret,
+            arguments.client,
+            device_id=arguments.device,
+            ttl_s=arguments.ttl,
+            now=time.time(),
+            audience=settings.jwt_audience,
+            issuer=settings.jwt_issuer,
+        )
+    except ValueError as error:
+        raise ConfigError([f"{error}."]) from error
+    print(token)
+    return 0
+
+
+def _setup(_arguments: argparse.Namespace) -> int:
+    settings = _settings()
+    done = _prepare(settings)
+
+    from gateway import app
+
+    for line in [*done, *app.setup(settings)]:
+        print(line)
+    return 0
+
+
+def _config(_arguments: argparse.Namespace) -> int:
+    try:
+        settings = _settings()
+    except ConfigError as error:
+        _refuse(error.sentences)
+        return 1
+    widths = [max(map(len, column)) for column in zip(*((s.variable, s.shown) for s in settings.given), strict=True)]
+    for setting in settings.given:
+        print(f"{setting.variable:{widths[0]}}  {setting.shown:{widths[1]}}  {setting.origin}")
+    return 0
+
+
+def _settings(arguments: dict[str, str] | None = None) -> Settings:
+    """The settings, keys included: whether a key will do is known to `auth` alone."""
+    settings = Settings.load(os.environ, arguments=arguments)
+    if settings.jwt_public_key:
+        from gateway.api.auth import FixedKey
+
+        try:
+            FixedKey.from_pem(settings.jwt_public_key)
+        except ValueError as error:
+            raise ConfigError([f"GATEWAY_JWT_PUBLIC_KEY will not do: {error}."]) from error
+    return settings
+
+
+def _prepare(settings: Settings) -> list[str]:
+    """Make the data folder and the secret where they are missing; what was done. Raises ConfigError and OSError."""
+    done = []
+    if not settings.data_dir.exists():
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        done.append(f"made the folder {settings.data_dir}")
+    if not os.access(settings.data_dir, os.W_OK | os.X_OK):
+        raise ConfigError([f"The folder {settings.data_dir} is not writable: change that, or set GATEWAY_DATA_DIR."])
+    secret_is_new = settings.secret_file is not None and not settings.secret_file.exists()
+    settings.signing_secret()
+    if secret_is_new:
+        done.append(f"made up the secret of the clients' tokens in {settings.secret_file}")
+    return done
+
+
+def _cannot_listen(settings: Settings, error: OSError) -> str:
+    where = f"{settings.host} port {settings.port}"
+    match error.errno:
+        case errno.EADDRINUSE:
+            return f"{where} is in use: set GATEWAY_PORT or give --port; 0 picks a free one."
+        case errno.EADDRNOTAVAIL:
+            return f"{where}: this machine does not have that address: set GATEWAY_HOST or give --host."
+        case _:
+            return f"{where}: this user may not listen there: set GATEWAY_PORT or give --port, from 1024 on."
+
+
+def _told(error: OSError) -> str:
+    subject = f"{error.filename}: " if error.filename else ""
+    return f"{subject}{error.strerror or error}."
+
+
+def _refuse(sentences: Sequence[str]) -> int:
+    for sentence in sentences:
+        print(f"gateway: {sentence}", file=sys.stderr)
+    return 2

@@ -1,0 +1,92 @@
+"""The sender of the one-box gateway: it shows each push as a phone would, instead of sending it anywhere.
+
+Whoever plays a phone (the tour, the demo) can listen for what "arrives" at a token.
+"""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable
+
+import orjson
+
+from push.sender import Accepted, Alert, Outcome, Wakeup
+
+MOST_WAITING = 64
+"""Pushes that may wait for a listener that does not read; the oldest goes first, as collapsing would have it."""
+
+
+def _write(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+class ConsoleSender:
+    """Accepts every push, and shows it with `show`, a line each. The token itself is never shown."""
+
+    def __init__(self, show: Callable[[str], None] = _write) -> None:
+        self._show = show
+        self._listeners: dict[str, set[asyncio.Queue[bytes | None]]] = {}
+        self._closed = False
+
+    async def send(self, wakeup: Wakeup) -> Outcome:
+        self._show(describe(wakeup))
+        body = payload(wakeup)
+        for queue in self._listeners.get(wakeup.token, ()):
+            _put(queue, body)
+        return Accepted()
+
+    def listen(self, token: str) -> AsyncIterator[bytes]:
+        """The payloads that arrive at `token` from now on, until the sender is closed: JSON, one each."""
+        queue: asyncio.Queue[bytes | None] = asyncio.Queue(MOST_WAITING)
+        self._listeners.setdefault(token, set()).add(queue)
+        return self._arriving(token, queue)
+
+    async def _arriving(self, token: str, queue: asyncio.Queue[bytes | None]) -> AsyncIterator[bytes]:
+        try:
+            while not self._closed and (body := await queue.get()) is not None:
+                yield body
+        finally:
+            self._listeners[token].discard(queue)
+            if not self._listeners[token]:
+                del self._listeners[token]
+
+    async def close(self) -> None:
+        self._closed = True
+        for queues in self._listeners.values():
+            for queue in queues:
+                _put(queue, None)
+
+
+def describe(wakeup: Wakeup) -> str:
+    """What a push looks like on the phone, in a line."""
+    what = f"a packet of {len(wakeup.packet)} bytes" if wakeup.packet is not None else "no packet"
+    carries = f"version {wakeup.version}, {what}"
+    return f"[push] {wakeup.platform} to {wakeup.collapse_id}: {_shown(wakeup.alert)} ({carries})"
+
+
+def _shown(alert: Alert | None) -> str:
+    if alert is None:
+        return "in the background, nothing to see"
+    sound = "with a sound" if alert.sound else "silently"
+    return f"{alert.loc_key} {', '.join(alert.loc_args)}, badge {alert.badge}, {sound}"
+
+
+def payload(wakeup: Wakeup) -> bytes:
+    """What the app on the phone is handed: `version` as a decimal string, the packet as a JSON string, the alert."""
+    body: dict[str, object] = {"version": str(wakeup.version)}
+    if wakeup.packet is not None:
+        body["packet"] = wakeup.packet.decode()
+    if (alert := wakeup.alert) is not None:
+        body["alert"] = {
+            "loc-key": alert.loc_key,
+            "loc-args": alert.loc_args,
+            "badge": alert.badge,
+            "sound": alert.sound,
+        }
+    return orjson.dumps(body)
+
+
+def _put(queue: asyncio.Queue[bytes | None], body: bytes | None) -> None:
+    if queue.full():
+        queue.get_nowait()
+    queue.put_nowait(body)
