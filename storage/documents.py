@@ -12,6 +12,8 @@ MAX_KEY_BYTES = 256
 MAX_BODY_BYTES = 256 * 1024
 MAX_LOAD = 512
 """The most keys that one `load` and the most documents that one `commit` take."""
+MAX_DUE = 2**53 - 1
+"""The latest due time: every backend keeps integers up to here exactly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +23,7 @@ class Document:
     `key`: 1 to 256 bytes of printable ASCII without spaces.
     `version`: the store's own; 0 where nothing is stored. In a document to be written, the version it was loaded with.
     `body`: at most 256 KiB, opaque. An empty body removes the document (its `due` must then be None).
-    `due`: when a worker must look at the document, in milliseconds since the Unix epoch, or None.
+    `due`: when a worker must look at the document, in milliseconds since the Unix epoch (0 to `MAX_DUE`), or None.
     """
 
     key: str
@@ -46,7 +48,7 @@ class ScanPage:
     cursor: str | None
 
 
-class Conflict(Exception):  # noqa: N818 - a normal outcome of a compare-and-set, not an error
+class Conflict(Exception):
     """The document `key` had moved, so it and those after it were not written.
 
     `written`: the documents before it in the same call, in order, with their new versions. They stay written.
@@ -58,7 +60,7 @@ class Conflict(Exception):  # noqa: N818 - a normal outcome of a compare-and-set
         self.written = list(written)
 
 
-class StoreUnavailable(Exception):  # noqa: N818 - named for what the caller answers
+class StoreUnavailable(Exception):
     """The store could not do it now. Whether a write landed is not known; nothing was half-applied to one document."""
 
 
@@ -80,8 +82,10 @@ class DocumentStore(Protocol):
     async def commit(self, documents: Sequence[Document]) -> list[Document]:
         """Replace each document if its version is still the one given; return them with their new versions.
 
-        * A new version is `max(previous + 1, now in µs)`; a version is never used twice for a key, not even after
-          the document was removed or the store was restored from a copy. A removed document returns version 0.
+        * A new version is `max(previous + 1, now in µs)`, or more for a document that is made anew; a version is
+          never used twice for a key, not even after the document was removed or the store was restored from a copy
+          (the latter as far as the clock is right). A removed document returns version 0; removing one that is not
+          there does nothing.
         * They are applied in the order given. At the first that moved: `Conflict`, which carries the earlier ones;
           they stay written, the later ones are not touched. There is no transaction over the call.
         * When it returns, what it wrote is as durable as the backend promises, and every later `load` sees it.
@@ -122,6 +126,8 @@ def check_documents(documents: Sequence[Document]) -> None:
             raise ValueError(f"{document.key}: a body has at most {MAX_BODY_BYTES} bytes, not {len(document.body)}")
         if not document.body and document.due is not None:
             raise ValueError(f"{document.key}: a removed document cannot be due")
+        if document.due is not None and not 0 <= document.due <= MAX_DUE:
+            raise ValueError(f"{document.key}: not a due time: {document.due}")
 
 
 def check_keys(keys: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ what is there and deletes. A store whose bytes this process serves itself (disk,
 `ServedObjectStore`; the gateway mounts it under `SERVED_PATH`.
 """
 
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
@@ -14,6 +15,13 @@ SERVED_PATH = "/objects/"
 
 MAX_KEY_LENGTH = 200
 """Keys are 2 to 8 segments of `A-Z a-z 0-9 . _ -`, none of them `.` or `..`, joined by `/`; this long at most."""
+MAX_CONTENT_TYPE_LENGTH = 127
+"""Content types are `type/subtype`, without parameters; this long at most."""
+
+_SEGMENT = re.compile(r"(?!\.\.?$)[A-Za-z0-9._-]+", re.ASCII)
+_TOKEN = r"[A-Za-z0-9!#$&^_.+-]+"  # noqa: S105 - a token of RFC 6838, nothing secret
+_CONTENT_TYPE = re.compile(f"{_TOKEN}/{_TOKEN}", re.ASCII)
+_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +53,7 @@ class SignedDownload:
     expires_at: int
 
 
-class ObjectsUnavailable(Exception):  # noqa: N818 - named for what the caller answers
+class ObjectsUnavailable(Exception):
     """The object store could not do it now; what was asked may or may not have happened."""
 
 
@@ -55,10 +63,11 @@ class ObjectStore(Protocol):
     async def sign_upload(
         self, key: str, *, size: int, content_type: str, sha256: str | None, expires_at: int
     ) -> SignedUpload:
-        """A URL that takes exactly `size` bytes of `content_type`, whose SHA-256 is `sha256` (64 hex digits) if given.
+        """A URL that takes exactly `size` bytes of `content_type`, whose SHA-256 is `sha256` if given.
 
-        Nothing else can be stored with it, and nothing that is stored already can be replaced (write-once). It dies at
-        `expires_at` (ms) or sooner, as the answer says.
+        `size`: from 1. `content_type`: as `MAX_CONTENT_TYPE_LENGTH` says. `sha256`: 64 lower-case hex digits. Others
+        are a ValueError. Nothing else can be stored with the URL, and nothing that is stored already can be replaced
+        (write-once). It dies at `expires_at` (ms) or sooner, as the answer says.
         """
         ...
 
@@ -80,12 +89,14 @@ class ObjectStore(Protocol):
     def list(self, prefix: str, *, after: str = "") -> AsyncIterator[str]:
         """The keys that begin with `prefix` and sort after `after`, in order.
 
-        Objects stored or deleted meanwhile may or may not be there. `prefix` is the first segment and its slash, or "".
+        Objects stored or deleted meanwhile may or may not be there. `prefix` is the first segment and its slash, or ""
+        (ValueError otherwise). What a store cannot read as an object (a damaged file) may be listed, so that it can be
+        deleted.
         """
         ...
 
     async def close(self) -> None:
-        """Release everything."""
+        """Release everything. Further calls that need what is stored raise `ObjectsUnavailable`."""
         ...
 
 
@@ -99,15 +110,15 @@ class UploadGrant:
     sha256: str | None
 
 
-class SignatureRefused(Exception):  # noqa: N818
+class SignatureRefused(Exception):
     """The URL's signature is missing, wrong or expired; the message says which, and never repeats the URL."""
 
 
-class AlreadyStored(Exception):  # noqa: N818
+class AlreadyStored(Exception):
     """Something is stored under the key already; it was not touched."""
 
 
-class BytesRefused(Exception):  # noqa: N818
+class BytesRefused(Exception):
     """What was sent is not what was signed: too many bytes, too few, or another hash. Nothing was stored."""
 
 
@@ -117,10 +128,15 @@ class StoredObject(Protocol):
     info: ObjectInfo
 
     def read(self, start: int, length: int) -> AsyncIterator[bytes]:
-        """The bytes from `start` on, `length` of them, in chunks; both within the object's size."""
+        """The bytes from `start` on, `length` of them, in chunks; both within the object's size (else ValueError).
+
+        Raises ObjectsUnavailable if they cannot be read.
+        """
         ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Release it. To be done before the store is closed; a second time it does nothing."""
+        ...
 
 
 @runtime_checkable
@@ -141,7 +157,8 @@ class ServedObjectStore(ObjectStore, Protocol):
         When it returns, the object is durable and visible, whole. Raises AlreadyStored (before the first chunk is
         taken, where it can be known then), BytesRefused as soon as the bytes cannot be right, ObjectsUnavailable
         (no space, for one), and whatever `chunks` raises (a connection that breaks); after any of them nothing is
-        visible and nothing is left behind. Of several uploads of one key exactly one succeeds.
+        visible and nothing is left behind, nor when it is cancelled (unless that comes after the last byte: then the
+        object is whole or not there). Of several uploads of one key exactly one succeeds.
         """
         ...
 
@@ -152,3 +169,27 @@ class ServedObjectStore(ObjectStore, Protocol):
     async def discard_stale(self) -> int:
         """Remove what uploads that died left behind; how many files went."""
         ...
+
+
+def check_key(key: str) -> None:
+    """Raise ValueError where `key` is not one, as `MAX_KEY_LENGTH` says."""
+    segments = key.split("/")
+    if len(key) > MAX_KEY_LENGTH or not 2 <= len(segments) <= 8 or not all(map(_SEGMENT.fullmatch, segments)):
+        raise ValueError(f"not a key of an object: {key!r}")
+
+
+def check_prefix(prefix: str) -> None:
+    """Raise ValueError where `prefix` is none that `ObjectStore.list` takes."""
+    if prefix and not (prefix.endswith("/") and _SEGMENT.fullmatch(prefix[:-1])):
+        raise ValueError(f"not a prefix: {prefix!r}")
+
+
+def check_upload(key: str, *, size: int, content_type: str, sha256: str | None) -> None:
+    """Raise ValueError where these break the contract of `ObjectStore.sign_upload`."""
+    check_key(key)
+    if size < 1:
+        raise ValueError(f"{key}: an object has at least one byte, not {size}")
+    if len(content_type) > MAX_CONTENT_TYPE_LENGTH or not _CONTENT_TYPE.fullmatch(content_type):
+        raise ValueError(f"{key}: not a content type: {content_type!r}")
+    if sha256 is not None and not _SHA256.fullmatch(sha256):
+        raise ValueError(f"{key}: not 64 lower-case hex digits: {sha256!r}")

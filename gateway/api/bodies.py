@@ -158,18 +158,20 @@ class InfoPacket(Struct):
     incoming: list[IncomingVideo]
 
 
-class Failed(Struct):
-    """A status of a sync that was refused; to be treated as that error."""
+class SyncResult(Struct):
+    """What became of one status of a sync: a result as of a status call, or `failed` with the error it is."""
 
-    result: Literal["failed"]
-    code: Code
-    detail: str
+    result: Literal["applied", "duplicate", "ignored", "failed"]
+    version: Version | UnsetType = UNSET
+    reason: Reason | UnsetType = UNSET
+    code: Code | UnsetType = UNSET
+    detail: str | UnsetType = UNSET
 
 
 class Synced(Struct):
     """The results of a sync, in order, and the packet that includes them."""
 
-    results: list[Reached | Failed]
+    results: list[SyncResult]
     packet: InfoPacket
 
 
