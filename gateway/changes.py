@@ -22,7 +22,7 @@ from gateway.transit import devices, pairs
 from gateway.transit.decisions import Decision, Result
 from gateway.transit.policy import Policy
 from gateway.transit.state import ClientId, ClientState, UnreadableDocument, decode, encode
-from storage.documents import Conflict, Document, DocumentStore, StoreUnavailable
+from storage.documents import MAX_LOAD, Conflict, Document, DocumentStore, StoreUnavailable
 from storage.objects import ObjectsUnavailable
 
 CALL_DEADLINE_S = 10.0
@@ -30,6 +30,8 @@ CALL_DEADLINE_S = 10.0
 
 CONFLICT_PAUSE_S = 0.002
 """The longest pause after a first conflict; it doubles with each, up to a hundred times as much."""
+
+CLIENT_PREFIX = "client:"
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +87,17 @@ class Changes:
         async with self.deadline():
             entries = await self._load((one, other))
         return entries[one].state, entries[other].state
+
+    async def load_all(self, client_ids: Collection[ClientId]) -> list[ClientState]:
+        """Any number of clients, in no particular order."""
+        wanted = sorted(client_ids)
+        async with self.deadline():
+            entries = [
+                entry
+                for start in range(0, len(wanted), MAX_LOAD)
+                for entry in (await self._load(wanted[start : start + MAX_LOAD])).values()
+            ]
+        return [entry.state for entry in entries]
 
     async def run(self, owner_id: ClientId, rule: Rule, *, beside: Sequence[ClientId] = ()) -> Decision:
         """Let `rule` decide on the owner's state (and see those `beside` it, loaded at the same time), and make it so.
@@ -241,4 +254,4 @@ class Changes:
 
 def client_key(client_id: ClientId) -> str:
     """The key of a client's document."""
-    return f"client:{client_id}"
+    return CLIENT_PREFIX + client_id

@@ -19,7 +19,7 @@ from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from storage import DOCUMENT_SCHEMES, OBJECT_SCHEMES
 
@@ -278,9 +278,17 @@ def _scheme(url: str) -> str:
     return url.partition(":")[0]
 
 
+def _folder(text: str) -> Path:
+    if not text.isprintable():
+        raise ValueError("must be the path of a folder, in printable characters")
+    return Path(text)
+
+
 def _url(known: Sequence[str], text: str) -> str:
-    if ":" not in text or _scheme(text) not in known:
-        raise ValueError(f"must be a URL whose scheme is known here ({', '.join(f'{name}:' for name in known)})")
+    shape = r"memory:|sqlite:///[^?#]+|file:(?:///|(?!//))[^?#]+"  # what `storage` opens
+    if not re.fullmatch(shape, text) or _scheme(text) not in known:
+        kinds = {"memory": "memory:", "sqlite": "sqlite:///path", "file": "file:path"}
+        raise ValueError(f"must be {' or '.join(kinds.get(scheme, scheme) for scheme in known)}")
     return text
 
 
@@ -310,7 +318,7 @@ class Settings:
     host: str = _setting(_host, "127.0.0.1", "The address to listen on.")
     port: int = _setting(partial(_whole, 0, 65_535), "8000", "The port to listen on; 0 picks a free one.")
     public_url: str | None = _setting(_public_url, None, "Where apps reach the gateway, if it is elsewhere.")
-    data_dir: Path = _setting(Path, "./data", "The folder of everything that is kept on this machine.")
+    data_dir: Path = _setting(_folder, "./data", "The folder of everything that is kept on this machine.")
     state_url: str = _setting(
         partial(_url, DOCUMENT_SCHEMES), f"sqlite:///{_DATA_DIR}/state.db", "Where the clients' documents are kept."
     )
@@ -321,7 +329,7 @@ class Settings:
     jwt_secret: str | None = _setting(
         partial(_secret, MIN_SECRET_BYTES),
         None,
-        f"The HS256 secret of clients' tokens; with no key set, one is made up in {_DATA_DIR}/jwt.secret.",
+        f"The HS256 secret of clients' tokens; with no key set, one is made up in `{_DATA_DIR}/jwt.secret`.",
         secret=True,
     )
     jwt_public_key: str | None = _setting(
@@ -381,12 +389,12 @@ class Settings:
         ours = {name.removeprefix(PREFIX): text for name, text in environ.items() if name.startswith(PREFIX)}
         problems = list(_unknown(ours))
         texts = {**ours, **arguments}
-        data_dir = texts.get("DATA_DIR") or DECLARED["DATA_DIR"].default
+        data_dir = quote(str(texts.get("DATA_DIR", DECLARED["DATA_DIR"].default)), errors="replace")
         origins = dict.fromkeys(ours, Origin.ENVIRONMENT) | dict.fromkeys(arguments, Origin.COMMAND_LINE)
         values: dict[str, Any] = {}
         given = []
         for setting in SETTINGS:
-            default = setting.default and setting.default.replace(_DATA_DIR, str(data_dir))
+            default = setting.default and setting.default.replace(_DATA_DIR, data_dir)
             text = texts.get(setting.name, default)
             origin = origins.get(setting.name, Origin.DEFAULT)
             given.append(Given(setting.variable, setting.shown(text), origin))

@@ -9,12 +9,12 @@ import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from gateway.changes import Changes, client_key
+from gateway.changes import CLIENT_PREFIX, Changes
 from gateway.errors import GatewayError, NotStored, TooManyInTransit, Unavailable
 from gateway.metrics import Metrics
 from gateway.registry import TOKEN_PREFIX, Registry, decode_owner
 from gateway.service import Service
-from gateway.transit import expiry
+from gateway.transit import expiry, pairs
 from gateway.transit.decisions import Result, VideoRef
 from gateway.transit.policy import HOUR_MS
 from gateway.transit.state import ClientId, UnreadableDocument, decode
@@ -144,7 +144,7 @@ class Sweep:
             try:
                 if document.key.startswith(TOKEN_PREFIX):
                     await self._token(document, found)
-                elif document.key.startswith(client_key(ClientId(""))):
+                elif document.key.startswith(CLIENT_PREFIX):
                     await self._client(document, found)
             except UnreadableDocument as error:
                 found.failed += 1
@@ -164,14 +164,16 @@ class Sweep:
             await asyncio.sleep(0)  # a page at a time: calls come in between
 
     async def _client(self, document: Document, found: Found) -> None:
-        """Mend the pairs of one client that look as if their second half was never written."""
-        client_id = ClientId(document.key.removeprefix(client_key(ClientId(""))))
+        """Mend the pairs of one client whose two documents do not agree."""
+        client_id = ClientId(document.key.removeprefix(CLIENT_PREFIX))
         state = decode(client_id, document.body)
-        peers: list[tuple[ClientId, ClientId]] = [(client_id, sender_id) for sender_id in state.incoming]
-        peers += [(recipient_id, client_id) for recipient_id in state.outgoing]
-        for recipient_id, sender_id in peers:
-            if await self._changes.repair(recipient_id, sender_id):
-                found.mended += 1
+        for peer in await self._changes.load_all({*state.incoming, *state.outgoing}):
+            for recipient, sender in ((state, peer), (peer, state)):
+                if pairs.agree(recipient, sender):
+                    continue
+                # They were not read together, so they may only seem to differ: `repair` looks again, in order.
+                if await self._changes.repair(recipient.client_id, sender.client_id):
+                    found.mended += 1
 
     async def _token(self, document: Document, found: Found) -> None:
         """Remove a token that its owner's device does not have (any more)."""

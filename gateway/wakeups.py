@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import assert_never
 
 from gateway import packet
-from gateway.changes import Changes, States, client_key
+from gateway.changes import CLIENT_PREFIX, Changes, States, client_key
 from gateway.errors import GatewayError
 from gateway.metrics import Metrics
 from gateway.registry import Registry
@@ -112,7 +112,7 @@ class Wakeups:
     async def _guarded(self, slots: asyncio.Semaphore, key: str, *, at_once: bool) -> None:
         """Look after one client; whatever goes wrong stays with it, and it does not block those behind it."""
         async with slots:
-            client_id = ClientId(key.removeprefix("client:"))
+            client_id = ClientId(key.removeprefix(CLIENT_PREFIX))
             try:
                 await self.look_after(client_id, at_once=at_once)
             except GatewayError as error:
@@ -229,4 +229,4 @@ class Wakeups:
 
 
 def _client_of(entry: Due) -> ClientId:
-    return ClientId(entry.key.removeprefix("client:"))
+    return ClientId(entry.key.removeprefix(CLIENT_PREFIX))

@@ -42,11 +42,11 @@ def test_without_any_variable_everything_has_its_default() -> None:
     assert settings.objects_url == "file:./data/objects"
     assert settings.max_video_bytes == 100 * 1024 * 1024
     assert (settings.video_ttl_s, settings.ended_keep_s, settings.viewed_keep_s) == (30 * 86_400, 7 * 86_400, 0)
-    assert settings.remind_after_s == (3600, 28_800, 86_400)
+    assert list(settings.remind_after_s) == [3600, 28_800, 86_400]
     assert settings.rate_calls == Rate(20, 100)
     assert (settings.log_format, settings.log_level) == (LogFormat.TEXT, LogLevel.INFO)
     assert settings.push_content is PushContent.PACKET
-    assert settings.jwt_secret is settings.jwt_public_key is settings.jwks_url is settings.public_url is None
+    assert [settings.jwt_secret, settings.jwt_public_key, settings.jwks_url, settings.public_url] == [None] * 4
     assert {given.origin for given in settings.given} == {Origin.DEFAULT}
     assert settings.bus_is_in_process
 
@@ -96,9 +96,10 @@ def test_a_value_is_read(name: str, text: str, value: object) -> None:
             ["gw.example.com", "ftp://x", "http://x/?a", "http://x?", "http://u:p@x", "http://x/#f", "http://"],
         ),
         ("PUBLIC_URL", ["http://x:99999", "http://[::1", "http://x y"]),
-        ("STATE_URL", ["nope", "postgres://x", "", "sqlite"]),
-        ("OBJECTS_URL", ["gopher://x"]),
-        ("BUS_URL", ["redis://x", "memory"]),
+        ("DATA_DIR", ["", "a\nb", "\udcff", "a\0"]),
+        ("STATE_URL", ["nope", "postgres://x", "", "sqlite", "sqlite:x", "sqlite:///", "sqlite:///x?y=1", "memory:x"]),
+        ("OBJECTS_URL", ["gopher://x", "file:", "file://", "file://host/x", "sqlite:///x"]),
+        ("BUS_URL", ["redis://x", "memory", "memory:x", "file:x"]),
         ("JWT_SECRET", ["", "short", "s" * 31, SECRET + "\n", " " + SECRET, "{" + SECRET, "-----BEGIN X" + SECRET]),
         ("JWT_SECRET", ["é" * 40, "\udcff" * 40]),
         ("JWT_PUBLIC_KEY", ["", "/does/not/exist", "/", PEM.replace("PUBLIC", "PRIVATE"), __file__]),
@@ -153,7 +154,7 @@ def test_the_variables_of_kubernetes_are_explained_instead() -> None:
 
 def test_an_unknown_scheme_is_refused_with_the_known_ones() -> None:
     (sentence,) = complaints(STATE_URL="oracle:x")
-    assert "sqlite:" in sentence
+    assert "sqlite:///path" in sentence
     (sentence,) = complaints(OBJECTS_URL="oracle:x")
     assert "file:" in sentence
     (sentence,) = complaints(BUS_URL="oracle:x")
@@ -208,6 +209,7 @@ def test_defaults_under_the_data_folder_follow_it() -> None:
     assert settings.state_url == "sqlite:////srv/gateway/state.db"
     assert settings.objects_url == "file:/srv/gateway/objects"
     assert settings.secret_file == Path("/srv/gateway/jwt.secret")
+    assert load(DATA_DIR="/srv/a b%").state_url == "sqlite:////srv/a%20b%25/state.db"
 
 
 def test_secrets_show_nowhere() -> None:

@@ -33,9 +33,7 @@ MAX_TOKEN = 8192
 
 _PUBLIC = ("RS256", "ES256", "EdDSA")
 _REMEMBERED = 8192
-_FIRST_S = 2
-_UNKNOWN_S = 30
-_REFRESH_S = 600
+_FIRST_S, _UNKNOWN_S, _REFRESH_S = 2, 30, 600
 _FETCH_S = 5
 _MAX_SET = 256 * 1024
 _JWS = jwt.PyJWS()
@@ -283,7 +281,7 @@ class PublishedKeys:
 
     def generation(self) -> int:
         """Grows when a key was withdrawn or replaced. Begins a refresh in the background if one is due."""
-        if self._keys and self._fetching is None and self._since_try_s() >= _REFRESH_S:
+        if self._keys and self._fetching is None and self._monotonic() - self._tried_at >= _REFRESH_S:
             self._fetching = asyncio.create_task(self._refresh())
         return self._generation
 
@@ -317,12 +315,9 @@ class PublishedKeys:
         keys = [key for (_, of), key in self._keys.items() if of == algorithm]
         return keys[0] if len(keys) == 1 else None
 
-    def _since_try_s(self) -> float:
-        return self._monotonic() - self._tried_at
-
     async def _fetched(self) -> None:
         if self._fetching is None:
-            if self._since_try_s() < (_UNKNOWN_S if self._keys else _FIRST_S):
+            if self._monotonic() - self._tried_at < (_UNKNOWN_S if self._keys else _FIRST_S):
                 return
             self._fetching = asyncio.create_task(self._refresh())
         await asyncio.shield(self._fetching)  # the others wait for it too

@@ -19,6 +19,17 @@ def settle(peer: ClientState, owner: ClientState, *, now: int, policy: Policy) -
     return raised(copied(peer, owner, now=now, policy=policy), owner, now=now, policy=policy)
 
 
+def agree(recipient: ClientState, sender: ClientState) -> bool:
+    """Whether the two documents of a pair list the same videos, and the sender knows how far each has come."""
+    mine = recipient.incoming.get(sender.client_id)
+    theirs = sender.outgoing.get(recipient.client_id)
+    copies = mine.videos if mine else {}
+    listed = theirs.videos if theirs else {}
+    if copies.keys() != listed.keys():
+        return False
+    return not any(listed[video_id].moves_to(video.status) for video_id, video in copies.items())
+
+
 def reconcile(recipient: ClientState, sender: ClientState, *, now: int, policy: Policy) -> ClientState:
     """The sweep's `settle`: the recipient's copy is made anew where the lists differ, even if a record was lost.
 
