@@ -16,9 +16,10 @@ import uvicorn
 import uvloop
 from starlette.types import ASGIApp
 
-from gateway.api.auth import Authorizer, FixedKey, KeySource, PublishedKeys
+from gateway.api.auth import Authorizer
 from gateway.api.calls import Backends
 from gateway.api.endpoint import Gate
+from gateway.api.keys import FixedKey, KeySource, PublishedKeys
 from gateway.api.limits import RateLimiter
 from gateway.api.objects import Objects
 from gateway.api.operator import Readiness
@@ -26,11 +27,12 @@ from gateway.api.routes import Api, application
 from gateway.bus.bus import Bus
 from gateway.bus.memory import MemoryBus
 from gateway.changes import Changes
-from gateway.config import PushContent, Settings
+from gateway.config import Settings
 from gateway.errors import GatewayError
 from gateway.live.arrivals import Arrivals
 from gateway.live.hub import Hub
 from gateway.metrics import Metrics
+from gateway.parsers import PushContent
 from gateway.registry import Registry
 from gateway.removals import Removals
 from gateway.service import Service, UploadLimits
@@ -148,27 +150,37 @@ async def _forever(name: str, loop: Callable[[], Awaitable[None]]) -> None:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, drained before it waits for connections, and stopped without losing the way out.
+    """uvicorn's server, drained before it waits for connections. `started` is called with the port once it listens.
 
-    uvicorn raises a signal it has caught once more at the end, which would end the process before its backends are
-    closed; so signals are taken here.
+    It takes no signals: uvicorn's own handling raises a signal it has caught once more at the end, which would end the
+    process before its backends are closed. Whoever runs it sets `should_exit`.
     """
 
-    def __init__(self, config: uvicorn.Config, gateway: Gateway, started: Callable[[int], None]) -> None:
+    def __init__(self, gateway: Gateway, settings: Settings, started: Callable[[int], None]) -> None:
+        config = uvicorn.Config(
+            gateway.asgi,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=round(settings.drain_s),
+        )
         super().__init__(config)
         self._gateway = gateway
+        self._address = (settings.host, settings.port)
         self._tell = started
+
+    async def run_here(self) -> None:
+        """Listen and serve until `should_exit`. Raises OSError where it cannot listen."""
+        await self.serve(await _listen(*self._address))
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
-        try:
-            yield
-        finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
+        yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -182,6 +194,33 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+async def _listen(host: str, port: int) -> list[socket.socket]:
+    """A socket for each address of `host`. uvicorn, left to do it, would end the process where one cannot be had."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    sockets: list[socket.socket] = []
+    try:
+        for family, _, _, _, address in dict.fromkeys(found):
+            sockets.append(socket.create_server(address, family=family))
+    except OSError:
+        for listening in sockets:
+            listening.close()
+        raise
+    return sockets
+
+
+@contextlib.contextmanager
+def _stopped_by_signals(server: Server) -> Iterator[None]:
+    """SIGINT and SIGTERM end `server` in peace; a second SIGINT ends it at once."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, server.handle_exit, number, None)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
 def serve(settings: Settings, *, worker: bool) -> int:
     """Serve until told to stop; the program's exit code."""
     return uvloop.run(_serve(settings, worker=worker))
@@ -189,21 +228,9 @@ def serve(settings: Settings, *, worker: bool) -> int:
 
 async def _serve(settings: Settings, *, worker: bool) -> int:
     async with open_gateway(settings) as gateway, running(gateway, settings, worker=worker):
-        config = uvicorn.Config(
-            gateway.asgi,
-            host=settings.host,
-            port=settings.port,
-            http="httptools",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=round(settings.drain_s),
-        )
-        await Server(config, gateway, lambda port: _greet(settings, port, worker=worker)).serve()
+        server = Server(gateway, settings, lambda port: _greet(settings, port, worker=worker))
+        with _stopped_by_signals(server):
+            await server.run_here()
     return 0
 
 

@@ -13,7 +13,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from gateway.config import ConfigError, Settings
+from gateway.config import Settings
+from gateway.parsers import ConfigError
 from storage.documents import StoreUnavailable
 from storage.objects import ObjectsUnavailable
 
@@ -170,7 +171,7 @@ def _settings(arguments: dict[str, str] | None = None) -> Settings:
     """The settings, keys included: whether a key will do is known to `auth` alone."""
     settings = Settings.load(os.environ, arguments=arguments)
     if settings.jwt_public_key:
-        from gateway.api.auth import FixedKey
+        from gateway.api.keys import FixedKey
 
         try:
             FixedKey.from_pem(settings.jwt_public_key)

@@ -7,20 +7,19 @@ all read that table. This module never looks at the environment itself: `cli` ha
 # ruff: noqa: RUF009 - every default below is a dataclass field
 
 import difflib
-import ipaddress
-import os
 import re
-import secrets
-import stat
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, quote, urlsplit
+from urllib.parse import quote
 
+from gateway import parsers
+from gateway.parsers import ConfigError, LogFormat, LogLevel, PushContent, Rate
+from gateway.secret_file import MIN_SECRET_BYTES, made_up_secret
 from storage import DOCUMENT_SCHEMES, OBJECT_SCHEMES
 
 PREFIX = "GATEWAY_"
@@ -31,22 +30,7 @@ IN_PROCESS_BUSES = ("memory",)
 KEY_SETTINGS = ("JWT_SECRET", "JWT_PUBLIC_KEY", "JWKS_URL")
 """What can verify clients' tokens: one of them, or none for a secret that is made up."""
 
-MIN_SECRET_BYTES = 32
-"""An HS256 secret is at least as long as the hash (RFC 7518, section 3.2)."""
-
 _DATA_DIR = "<DATA_DIR>"
-_HOUR_S = 3600
-_WEEK_S = 7 * 86_400
-_YEARS_S = 10 * 366 * 86_400
-_BYTES = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
-
-
-class ConfigError(Exception):
-    """Settings that cannot work: one sentence for each mistake, which says what would be right."""
-
-    def __init__(self, sentences: Sequence[str]) -> None:
-        super().__init__("\n".join(sentences))
-        self.sentences = tuple(sentences)
 
 
 class Origin(StrEnum):
@@ -55,37 +39,6 @@ class Origin(StrEnum):
     DEFAULT = "default"
     ENVIRONMENT = "environment"
     COMMAND_LINE = "command line"
-
-
-class PushContent(StrEnum):
-    """What a push carries: the info packet where it fits, or only its version."""
-
-    PACKET = "packet"
-    WAKEUP = "wakeup"
-
-
-class LogFormat(StrEnum):
-    """How a log line is written."""
-
-    TEXT = "text"
-    JSON = "json"
-
-
-class LogLevel(StrEnum):
-    """The least that is logged."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
-
-
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """So many calls a second in the long run, and `burst` at once."""
-
-    per_s: float
-    burst: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,161 +96,6 @@ class Setting:
         return "(PEM text)" if "-----" in text else re.sub(r"//[^/@]*@", "//(hidden)@", text)
 
 
-def is_loopback(host: str) -> bool:
-    """Whether `host` is reachable from this machine only: `localhost`, 127.0.0.0/8 or ::1."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _host(text: str) -> str:
-    with suppress(ValueError):
-        return str(ipaddress.ip_address(text))
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]{0,252}", text) or re.fullmatch(r"[0-9.]+", text):
-        raise ValueError("must be an IP address without brackets, or a host name")
-    return text.lower()
-
-
-def _whole(least: int, most: int, text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,12}", text) or not least <= int(text) <= most:
-        raise ValueError(f"must be a whole number from {least} to {most}")
-    return int(text)
-
-
-def _seconds(least: float, most: float, text: str) -> float:
-    if not re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,6})?", text) or not least <= float(text) <= most:
-        raise ValueError(f"must be a number of seconds from {least:g} to {most:.0f}")
-    return float(text)
-
-
-def _size(text: str) -> int:
-    found = re.fullmatch(r"([0-9]{1,12}) ?(KiB|MiB|GiB|)", text)
-    size = int(found[1]) * _BYTES[found[2]] if found else 0
-    if not 1 <= size <= 5 * _BYTES["GiB"]:  # the most that one signed PUT carries, on every store to come
-        raise ValueError("must be a number of bytes from 1 to 5GiB, plain or with KiB, MiB or GiB")
-    return size
-
-
-def _one_of(kind: type[StrEnum], text: str) -> StrEnum:
-    if text not in list(kind):
-        raise ValueError(f"must be {' or '.join(kind)}")
-    return kind(text)
-
-
-def _secret(least: int, text: str) -> str:
-    if len(text) < least or not re.fullmatch(r"[!-~][ -~]*[!-~]", text) or text.startswith(("{", "[", "-----BEGIN")):
-        raise ValueError(f"must be at least {least} printable ASCII characters, white space at neither end, and no key")
-    return text
-
-
-def _split(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",")] if text else []
-
-
-def _waits(text: str) -> tuple[float, ...]:
-    waits: tuple[float, ...] = ()
-    for part in _split(text):
-        with suppress(ValueError):
-            waits += (_seconds(0.001, _YEARS_S, part),)
-    if len(waits) != len(_split(text)) or len(waits) > 16 or list(waits) != sorted(set(waits)):
-        raise ValueError("must be at most 16 numbers of seconds above 0, each larger than the one before, or empty")
-    return waits
-
-
-def _content_types(text: str) -> tuple[str, ...]:
-    token = r"[a-z0-9!#$%&'^_`|~+.-]+"  # RFC 9110, section 5.6.2, without the wildcard  # noqa: S105
-    types = tuple(part.lower() for part in _split(text))
-    if not all(re.fullmatch(rf"{token}/({token}|\*)", part) for part in types):
-        raise ValueError("must be a comma-separated list of type/subtype or type/*")
-    return types
-
-
-def _push_on(text: str) -> frozenset[str]:
-    news = frozenset(_split(text))
-    if news not in ({"video"}, {"video", "status"}):
-        raise ValueError("must be video, or video,status")
-    return news
-
-
-def _rate(text: str) -> Rate | None:
-    if text == "0":
-        return None
-    found = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)/([0-9]{1,6})", text)
-    if not found or not float(found[1]) or not int(found[2]):
-        raise ValueError("must be calls a second and calls at once, both above 0, as in 20/100, or 0 for no limit")
-    return Rate(float(found[1]), int(found[2]))
-
-
-def _web_url(text: str) -> SplitResult | None:
-    """The parts of an absolute http(s) URL without user and fragment; None where `text` is none."""
-    try:
-        url = urlsplit(text)
-        named = url.port != 0 and re.fullmatch(r"[a-z0-9.:_-]+", url.hostname or "")
-        usable = named and "@" not in url.netloc and not url.fragment
-    except ValueError:  # a broken port or IPv6 address
-        return None
-    return url if usable and url.scheme in {"http", "https"} and re.fullmatch(r"[!-~]+", text) else None
-
-
-def _public_url(text: str) -> str:
-    if not _web_url(text) or "?" in text:
-        raise ValueError("must be an absolute http(s) URL without user, query and fragment")
-    return text.rstrip("/")
-
-
-def _jwks_url(text: str) -> str:
-    url = _web_url(text)
-    if not url or (url.scheme == "http" and not is_loopback(url.hostname or "")):
-        raise ValueError("must be an https URL without user and fragment (http to this very machine only)")
-    return text
-
-
-def _origins(text: str) -> tuple[str, ...]:
-    origins = tuple(part.lower() for part in _split(text))
-    urls = [_web_url(origin) for origin in origins]
-    if origins != ("*",) and not all(url and url.geturl() == f"{url.scheme}://{url.netloc}" for url in urls):
-        raise ValueError("must be * alone, or a comma-separated list of origins such as https://app.example.com")
-    return origins
-
-
-def _public_key(text: str) -> str:
-    """The PEM text itself, or that of the file it names; in it a newline may be written as backslash and n."""
-    pem = text.replace("\\n", "\n")
-    if "-----BEGIN" not in pem:
-        try:
-            pem = Path(text).read_text("ascii")
-        except (OSError, ValueError) as error:
-            raise ValueError("must be a public key in PEM form, or the path of a readable file with one") from error
-    if not re.search(r"-----BEGIN (RSA )?PUBLIC KEY-----", pem) or "PRIVATE KEY" in pem:
-        raise ValueError("must be a PEM public key (BEGIN PUBLIC KEY), neither private key nor certificate")
-    return pem
-
-
-def _scheme(url: str) -> str:
-    return url.partition(":")[0]
-
-
-def _folder(text: str) -> Path:
-    if not text.isprintable():
-        raise ValueError("must be the path of a folder, in printable characters")
-    return Path(text)
-
-
-def _url(known: Sequence[str], text: str) -> str:
-    shape = r"memory:|sqlite:///[^?#]+|file:(?:///|(?!//))[^?#]+"  # what `storage` opens
-    if not re.fullmatch(shape, text) or _scheme(text) not in known:
-        kinds = {"memory": "memory:", "sqlite": "sqlite:///path", "file": "file:path"}
-        raise ValueError(f"must be {' or '.join(kinds.get(scheme, scheme) for scheme in known)}")
-    return text
-
-
-_span = partial(_seconds, 0.001, _YEARS_S)
-_keep = partial(_seconds, 0, _YEARS_S)
-_url_life = partial(_seconds, 0.001, _WEEK_S)
-_pause = partial(_seconds, 0, _HOUR_S)
-
-
 def _setting(
     parse: Callable[[str], object], default: str | None, doc: str, *, secret: bool = False, bare: bool = False
 ) -> Any:
@@ -315,68 +113,80 @@ class Settings:
     """
 
     given: tuple[Given, ...] = field(repr=False)
-    host: str = _setting(_host, "127.0.0.1", "The address to listen on.")
-    port: int = _setting(partial(_whole, 0, 65_535), "8000", "The port to listen on; 0 picks a free one.")
-    public_url: str | None = _setting(_public_url, None, "Where apps reach the gateway, if it is elsewhere.")
-    data_dir: Path = _setting(_folder, "./data", "The folder of everything that is kept on this machine.")
+    host: str = _setting(parsers.host_name, "127.0.0.1", "The address to listen on.")
+    port: int = _setting(partial(parsers.whole, 0, 65_535), "8000", "The port to listen on; 0 picks a free one.")
+    public_url: str | None = _setting(parsers.public_url, None, "Where apps reach the gateway, if it is elsewhere.")
+    data_dir: Path = _setting(parsers.folder, "./data", "The folder of everything that is kept on this machine.")
     state_url: str = _setting(
-        partial(_url, DOCUMENT_SCHEMES), f"sqlite:///{_DATA_DIR}/state.db", "Where the clients' documents are kept."
+        partial(parsers.store_url, DOCUMENT_SCHEMES),
+        f"sqlite:///{_DATA_DIR}/state.db",
+        "Where the clients' documents are kept.",
     )
     objects_url: str = _setting(
-        partial(_url, OBJECT_SCHEMES), f"file:{_DATA_DIR}/objects", "Where the videos' bytes are kept."
+        partial(parsers.store_url, OBJECT_SCHEMES), f"file:{_DATA_DIR}/objects", "Where the videos' bytes are kept."
     )
-    bus_url: str = _setting(partial(_url, BUS_SCHEMES), "memory:", "What carries packets between processes.")
+    bus_url: str = _setting(
+        partial(parsers.store_url, BUS_SCHEMES), "memory:", "What carries packets between processes."
+    )
     jwt_secret: str | None = _setting(
-        partial(_secret, MIN_SECRET_BYTES),
+        partial(parsers.secret_text, MIN_SECRET_BYTES),
         None,
         f"The HS256 secret of clients' tokens; with no key set, one is made up in `{_DATA_DIR}/jwt.secret`.",
         secret=True,
     )
     jwt_public_key: str | None = _setting(
-        _public_key, None, "The public key of clients' tokens (RS256, ES256 or EdDSA): PEM text, or a file's path."
+        parsers.public_key,
+        None,
+        "The public key of clients' tokens (RS256, ES256 or EdDSA): PEM text, or a file's path.",
     )
-    jwks_url: str | None = _setting(_jwks_url, None, "Where the public keys of clients' tokens are published.")
+    jwks_url: str | None = _setting(parsers.jwks_url, None, "Where the public keys of clients' tokens are published.")
     jwt_audience: str | None = _setting(str, None, "The `aud` that tokens must have; not set: any or none.")
     jwt_issuer: str | None = _setting(str, None, "The `iss` that tokens must have; not set: any or none.")
     videos_per_pair: int = _setting(
-        partial(_whole, 1, 16), "1", "How many videos one sender has in transit to one recipient: the newest."
+        partial(parsers.whole, 1, 16), "1", "How many videos one sender has in transit to one recipient: the newest."
     )
-    max_video_bytes: int = _setting(_size, "100MiB", "The largest video; plain, or with KiB, MiB or GiB.")
+    max_video_bytes: int = _setting(parsers.size, "100MiB", "The largest video; plain, or with KiB, MiB or GiB.")
     content_types: tuple[str, ...] = _setting(
-        _content_types, "video/*", "What a video may be: type/subtype or type/*, separated by commas."
+        parsers.content_types, "video/*", "What a video may be: type/subtype or type/*, separated by commas."
     )
-    video_ttl_s: float = _setting(_span, "2592000", "After this long a video that nobody viewed expires.")
-    ended_keep_s: float = _setting(_keep, "604800", "How long viewed and expired entries stay listed.")
-    viewed_keep_s: float = _setting(_keep, "0", "How long a video's bytes are kept once it is viewed.")
-    upload_ttl_s: float = _setting(_url_life, "21600", "How long an upload URL lives.")
-    download_ttl_s: float = _setting(_url_life, "900", "How long a download URL lives.")
+    video_ttl_s: float = _setting(parsers.span, "2592000", "After this long a video that nobody viewed expires.")
+    ended_keep_s: float = _setting(parsers.keep, "604800", "How long viewed and expired entries stay listed.")
+    viewed_keep_s: float = _setting(parsers.keep, "0", "How long a video's bytes are kept once it is viewed.")
+    upload_ttl_s: float = _setting(parsers.url_life, "21600", "How long an upload URL lives.")
+    download_ttl_s: float = _setting(parsers.url_life, "900", "How long a download URL lives.")
     ack_grace_s: float = _setting(
-        _pause, "5", "How long a connected device may take to acknowledge before a push wakes it."
+        parsers.pause, "5", "How long a connected device may take to acknowledge before a push wakes it."
     )
     remind_after_s: tuple[float, ...] = _setting(
-        _waits, "3600,28800,86400", "When a device that stays silent is reminded of news; empty: never.", bare=True
+        parsers.waits,
+        "3600,28800,86400",
+        "When a device that stays silent is reminded of news; empty: never.",
+        bare=True,
     )
     push_content: PushContent = _setting(
-        partial(_one_of, PushContent), "packet", "What a push carries: packet, or wakeup for its version alone."
+        partial(parsers.one_of, PushContent), "packet", "What a push carries: packet, or wakeup for its version alone."
     )
     push_on: frozenset[str] = _setting(
-        _push_on, "video", "What wakes a device: video, or video,status for status changes too."
+        parsers.push_on, "video", "What wakes a device: video, or video,status for status changes too."
     )
     cors_origins: tuple[str, ...] = _setting(
-        _origins, "", "The web origins that may call the gateway, separated by commas, or *.", bare=True
+        parsers.origins, "", "The web origins that may call the gateway, separated by commas, or *.", bare=True
     )
     rate_calls: Rate | None = _setting(
-        _rate, "20/100", "How many calls a client may make a second, and how many at once; 0: no limit."
+        parsers.rate, "20/100", "How many calls a client may make a second, and how many at once; 0: no limit."
     )
-    drain_s: float = _setting(_pause, "30", "How long a process that is told to stop may take for it.")
-    workers: int = _setting(partial(_whole, 1, 256), "1", "How many processes serve.")
+    drain_s: float = _setting(parsers.pause, "30", "How long a process that is told to stop may take for it.")
+    workers: int = _setting(partial(parsers.whole, 1, 256), "1", "How many processes serve.")
     operator_token: str | None = _setting(
-        partial(_secret, 16), None, "The bearer token `/metrics` asks for; not set: it is open.", secret=True
+        partial(parsers.secret_text, 16),
+        None,
+        "The bearer token `/metrics` asks for; not set: it is open.",
+        secret=True,
     )
-    sweep_s: float = _setting(_span, "300", "How often what was left half done is looked for.")
-    log_format: LogFormat = _setting(partial(_one_of, LogFormat), "text", "A log line's form: text or json.")
+    sweep_s: float = _setting(parsers.span, "300", "How often what was left half done is looked for.")
+    log_format: LogFormat = _setting(partial(parsers.one_of, LogFormat), "text", "A log line's form: text or json.")
     log_level: LogLevel = _setting(
-        partial(_one_of, LogLevel), "info", "The least that is logged: debug, info, warning or error."
+        partial(parsers.one_of, LogLevel), "info", "The least that is logged: debug, info, warning or error."
     )
 
     @classmethod
@@ -423,7 +233,7 @@ class Settings:
     @property
     def bus_is_in_process(self) -> bool:
         """Whether packets reach only the process that publishes them."""
-        return _scheme(self.bus_url) in IN_PROCESS_BUSES
+        return parsers.scheme_of(self.bus_url) in IN_PROCESS_BUSES
 
 
 SETTINGS = tuple(Setting(entry.name.upper(), **entry.metadata) for entry in fields(Settings) if entry.metadata)
@@ -457,13 +267,13 @@ def _one_key(_values: Mapping[str, Any], named: Collection[str]) -> Iterator[str
 
 
 def _made_up_secret(values: Mapping[str, Any], named: Collection[str]) -> Iterator[str]:
-    if not is_loopback(values["host"]) and not any(name in named for name in KEY_SETTINGS):
+    if not parsers.is_loopback(values["host"]) and not any(name in named for name in KEY_SETTINGS):
         keys = " or ".join(PREFIX + name for name in KEY_SETTINGS)
         yield f"GATEWAY_HOST {values['host']} is open to others, where a made-up secret will not do: set {keys}."
 
 
 def _in_process_bus(values: Mapping[str, Any], _named: Collection[str]) -> Iterator[str]:
-    if values["workers"] > 1 and _scheme(values["bus_url"]) in IN_PROCESS_BUSES:
+    if values["workers"] > 1 and parsers.scheme_of(values["bus_url"]) in IN_PROCESS_BUSES:
         yield (
             f"GATEWAY_WORKERS is {values['workers']}, but with GATEWAY_BUS_URL {values['bus_url']} no process hears "
             "of another's packets: set GATEWAY_WORKERS to 1."
@@ -478,38 +288,3 @@ def _upload_and_video(values: Mapping[str, Any], _named: Collection[str]) -> Ite
 def _viewed_and_ended(values: Mapping[str, Any], _named: Collection[str]) -> Iterator[str]:
     if values["viewed_keep_s"] > values["ended_keep_s"]:
         yield "GATEWAY_VIEWED_KEEP_S must not be above GATEWAY_ENDED_KEEP_S: what deletes the bytes would be gone."
-
-
-def made_up_secret(path: Path) -> str:
-    """The secret in `path`, which is made, with its folder, if it is not there; only the owner can read it.
-
-    However many processes do this at once, all get the same one. Raises ConfigError.
-    """
-    try:
-        if not path.exists():
-            _make_secret(path)
-        mode = path.stat().st_mode
-        secret = path.read_text("ascii").strip()
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise ConfigError([f"{path} cannot be used: {reason}. Set GATEWAY_JWT_SECRET or GATEWAY_DATA_DIR."]) from error
-    if mode & (stat.S_IROTH | stat.S_IWOTH):  # a group may: volumes that many processes share need it
-        raise ConfigError([f"{path} is open to everybody on this machine: run `chmod 600 {path}`."])
-    if len(secret) < MIN_SECRET_BYTES:
-        raise ConfigError([f"{path} holds no whole secret: remove it, and a new one is made."])
-    return secret
-
-
-def _make_secret(path: Path) -> None:
-    """Appears whole or not at all: written beside its place, then linked there; who comes second keeps the first's."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_urlsafe(48))
-            file.flush()
-            os.fsync(file.fileno())
-        with suppress(FileExistsError):
-            path.hardlink_to(draft)
-    finally:
-        draft.unlink(missing_ok=True)

@@ -6,19 +6,9 @@ from typing import Any
 
 import pytest
 
-from gateway.config import (
-    PREFIX,
-    SETTINGS,
-    ConfigError,
-    LogFormat,
-    LogLevel,
-    Origin,
-    PushContent,
-    Rate,
-    Settings,
-    is_loopback,
-    made_up_secret,
-)
+from gateway.config import PREFIX, SETTINGS, Origin, Settings
+from gateway.parsers import ConfigError, LogFormat, LogLevel, PushContent, Rate, is_loopback
+from gateway.secret_file import made_up_secret
 
 SECRET = "s" * 32
 PEM = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA\n-----END PUBLIC KEY-----\n"

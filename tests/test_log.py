@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import jwt
 import pytest
 
-from gateway.config import LogFormat, LogLevel
 from gateway.log import configure, mask
+from gateway.parsers import LogFormat, LogLevel
 
 TOKEN = jwt.encode({"sub": "alice"}, "s" * 32, "HS256")
 log = logging.getLogger("gateway.example")

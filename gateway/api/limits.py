@@ -8,8 +8,8 @@ import math
 import time
 from collections.abc import Callable
 
-from gateway.config import Rate
 from gateway.errors import RateLimited
+from gateway.parsers import Rate
 
 _ROUNDING = 0.001
 """By this part of a token a call may come early: sums of floats are not exact, and a burst must be had whole."""

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.api import auth
-from gateway.api.auth import Authorizer, FixedKey, Identity, PublishedKeys, issue_token
+from gateway.api.auth import Authorizer, Identity, issue_token
+from gateway.api.keys import FixedKey, Key, PublishedKeys
 from gateway.errors import GatewayError, Unauthorized, Unavailable
 
 SECRET = "correct horse battery staple, and more"
@@ -303,7 +304,7 @@ class CountingKey(FixedKey):
     def generation(self) -> int:
         return self.withdrawn
 
-    async def find(self, algorithm: str, kid: str | None) -> auth.Key:
+    async def find(self, algorithm: str, kid: str | None) -> Key:
         self.asked += 1
         return await super().find(algorithm, kid)
 

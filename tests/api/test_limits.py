@@ -1,7 +1,7 @@
 import pytest
 
 from gateway.api.limits import RateLimiter
-from gateway.config import Rate
+from gateway.parsers import Rate
 from gateway.errors import RateLimited
 
 
