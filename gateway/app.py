@@ -11,6 +11,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import uvicorn
 import uvloop
@@ -197,15 +198,26 @@ class Server(uvicorn.Server):
 async def _listen(host: str, port: int) -> list[socket.socket]:
     """A socket for each address of `host`. uvicorn, left to do it, would end the process where one cannot be had."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    sockets: list[socket.socket] = []
-    try:
-        for family, _, _, _, address in dict.fromkeys(found):
-            sockets.append(socket.create_server(address, family=family))
-    except OSError:
-        for listening in sockets:
-            listening.close()
-        raise
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(_bound(*address)) for address in dict.fromkeys(found)]
+        stack.pop_all()
     return sockets
+
+
+def _bound(
+    family: socket.AddressFamily, kind: socket.SocketKind, protocol: int, _: str, address: tuple[Any, ...]
+) -> socket.socket:
+    # With its protocol, unlike `socket.create_server`: asyncio switches Nagle's algorithm off only where it stands.
+    listening = socket.socket(family, kind, protocol)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listening.bind(address)
+    except OSError:
+        listening.close()
+        raise
+    return listening
 
 
 @contextlib.contextmanager

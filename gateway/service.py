@@ -166,6 +166,12 @@ class Service:
 
     # --- Recipients
 
+    async def poll(self, client_id: ClientId, seen: Acknowledgement | None = None) -> ClientState:
+        """The client's state, once what its device has applied is acknowledged."""
+        if seen is None:
+            return await self.changes.load(client_id)
+        return (await self._report(client_id, Report((), seen))).state
+
     async def report(
         self, client_id: ClientId, said: Sequence[Said], seen: Acknowledgement | None = None
     ) -> tuple[list[Verdict | GatewayError], ClientState]:

@@ -46,6 +46,11 @@ class Found:
     partial: int = 0
     failed: int = 0
 
+    @property
+    def did_something(self) -> bool:
+        """Whether there was anything to do."""
+        return any((self.completed, self.deleted, self.mended, self.tokens, self.partial, self.failed))
+
     def __str__(self) -> str:
         return (
             f"{self.objects} objects and {self.documents} documents read: {self.completed} uploads completed, "
@@ -72,7 +77,7 @@ class Sweep:
         while True:
             try:
                 found = await self.round(full=rounds % FULL_EVERY == 0)
-                log.info("swept", extra={"found": str(found)})
+                log.log(logging.INFO if found.did_something else logging.DEBUG, "swept", extra={"found": str(found)})
             except (StoreUnavailable, ObjectsUnavailable) as error:
                 log.warning("the sweep must wait", extra={"error": str(error)})
             rounds += 1

@@ -10,6 +10,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from gateway.errors import Code
 from gateway.transit.decisions import Reason, Result
 from gateway.transit.state import Status, valid_id, valid_video_id
+from storage.objects import MAX_CONTENT_TYPE_LENGTH
 
 ID_PATTERN = r"^([A-Za-z0-9_-][A-Za-z0-9._-]{0,63}|\.[A-Za-z0-9_-][A-Za-z0-9._-]{0,62}|\.\.[A-Za-z0-9._-]{1,62})$"
 """1 to 64 of these characters, and not `.` or `..`; without lookaheads, so that every validator understands it."""
@@ -46,7 +47,9 @@ class Announcement(Struct):
 
     recipient_id: Id
     size: Annotated[int, Meta(ge=1, le=2**63 - 1, description="Bytes")]
-    content_type: Annotated[str, Meta(min_length=3, max_length=129, description="A bare `type/subtype`")]
+    content_type: Annotated[
+        str, Meta(min_length=3, max_length=MAX_CONTENT_TYPE_LENGTH, description="A bare `type/subtype`")
+    ]
     sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$", description="Of the bytes, in hex")] | UnsetType = UNSET
 
     def __post_init__(self) -> None:

@@ -6,7 +6,6 @@
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
-from urllib.parse import urljoin
 
 import msgspec
 import orjson
@@ -105,13 +104,10 @@ class Caller(NamedTuple):
 
     def absolute(self, url: str) -> str:
         """A URL that a store gave, made absolute: against `PUBLIC_URL`, or else against how the app reached us."""
-        if url.startswith(("https://", "http://")):
+        if not url.startswith("/"):
             return url
-        scope = self.request.scope
         base = self.backends.public_url
-        if base is None:
-            base = f"{scope['scheme']}://{self.request.header(b'host') or ''}"
-        return urljoin(base.rstrip("/") + "/", url.lstrip("/"))
+        return (base or f"{self.request.scope['scheme']}://{self.request.header(b'host') or ''}") + url
 
 
 # --- The calls
@@ -127,7 +123,7 @@ async def poll(caller: Caller) -> Reply:
     known = _etag_version(caller.request.header(b"if-none-match"))
     version = caller.request.integer("version", 0, LAST_VERSION)
     seen = caller.seen(caller.request.query.get("device_id"), version if version is not None else known)
-    _, state = await caller.backends.service.report(caller.client_id, (), seen)
+    state = await caller.backends.service.poll(caller.client_id, seen)
     if known is None or state.version > known:
         return _packet_reply(Packet(state.version, packet.encode(state)))
     if wait is not None:

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Sequence
 
+from prometheus_client import Counter
 from starlette.types import Receive, Scope, Send
 
 from gateway.api.auth import Authorizer
@@ -40,6 +41,12 @@ class Endpoint:
             self._calls["HEAD"] = self._calls["GET"]
         self._gate = gate
         self._backends = backends
+        self._counters: dict[tuple[str, int], Counter] = {}
+        self._histograms = {
+            call.name: gate.metrics.call_seconds.labels(call.name)
+            for call in calls
+            if call.name != "poll"  # a poll that was held would count as slow
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = self._calls.get(scope["method"])
@@ -59,10 +66,13 @@ class Endpoint:
         self._count(call, reply.status, time.perf_counter() - started)
 
     def _count(self, call: Call, status: int, seconds: float) -> None:
-        metrics = self._gate.metrics
-        metrics.calls.labels(call.name, status).inc()
-        if call.name != "poll":  # a poll that was held would count as slow
-            metrics.call_seconds.labels(call.name).observe(seconds)
+        """Count the call. What a label leads to is looked up once: that costs more than the counting."""
+        counter = self._counters.get((call.name, status))
+        if counter is None:
+            counter = self._counters[call.name, status] = self._gate.metrics.calls.labels(call.name, status)
+        counter.inc()
+        if (histogram := self._histograms.get(call.name)) is not None:
+            histogram.observe(seconds)
 
 
 def refusal(error: Exception) -> Reply:

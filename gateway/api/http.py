@@ -81,13 +81,14 @@ def problem_reply(status: int, detail: str, *, code: Code | None = None, headers
 class Request:
     """One HTTP request. Members of the query and of bodies that break the protocol raise Invalid."""
 
-    __slots__ = ("_headers", "_query", "_receive", "scope")
+    __slots__ = ("_headers", "_query", "_receive", "_whole", "scope")
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.scope = scope
         self._receive = receive
         self._headers: dict[bytes, bytes] | None = None
         self._query: dict[str, str] | None = None
+        self._whole = False
 
     @property
     def path(self) -> Mapping[str, str]:
@@ -146,15 +147,14 @@ class Request:
         return b"".join(chunks)
 
     async def stream(self) -> AsyncIterator[bytes]:
-        """The body as it comes, an async iterator of bytes. Raises Disconnected if the app goes away."""
-        while True:
+        """The body as it comes, or what is left of it. Raises Disconnected if the app goes away."""
+        while not self._whole:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise Disconnected
+            self._whole = not message.get("more_body", False)
             if chunk := message.get("body", b""):
                 yield chunk
-            if not message.get("more_body", False):
-                return
 
     async def while_connected(self, work: Coroutine[Any, Any, T]) -> T:
         """What `work` returns; it is cancelled, and Disconnected raised, if the app goes away before.

@@ -5,12 +5,13 @@ origin: it is sent as an attachment, its type is not guessed, and it may load no
 """
 
 import asyncio
+import contextlib
 import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from urllib.parse import quote
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from gateway.api.endpoint import refusal
 from gateway.api.http import Disconnected, Reply, Request, RequestTimeout, problem, problem_reply
@@ -28,8 +29,10 @@ from storage.objects import (
 STALL_S = 60.0
 """How long an upload may pause before its connection is given up."""
 
+LINGER_S = 10.0
+"""How long the rest of an upload that was refused is taken, so that its app gets to read the answer."""
+
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})\Z", re.ASCII)
-_CLOSE = ((b"connection", b"close"),)
 
 log = logging.getLogger(__name__)
 
@@ -63,26 +66,32 @@ class Objects:
         except ObjectsUnavailable:
             log.exception("the object store failed")
             reply = problem(Unavailable("the object store does not answer", retry_after_s=5))
+        except RequestTimeout as error:
+            await refusal(error).send(send)
+            return
         except Exception as error:
             reply = refusal(error)
-        await reply.send(send, head=scope["method"] == "HEAD")
+        if scope["method"] == "PUT" and reply.status != 200:
+            await _refuse_upload(reply, request, send)
+        else:
+            await reply.send(send, head=scope["method"] == "HEAD")
 
     async def _put(self, request: Request) -> Reply:
         key = request.path["key"]
         grant = self._store.authorize_upload(key, request.query)
         length = request.header(b"content-length")
         if length is None:
-            return problem_reply(411, "Content-Length is required", code=Code.INVALID, headers=_CLOSE)
+            return problem_reply(411, "Content-Length is required", code=Code.INVALID)
         if length != str(grant.size):
-            return problem_reply(403, "Content-Length is not what was signed", code=Code.FORBIDDEN, headers=_CLOSE)
+            return problem_reply(403, "Content-Length is not what was signed", code=Code.FORBIDDEN)
         if (request.header(b"content-type") or "").strip().lower() != grant.content_type:
-            return problem_reply(403, "Content-Type is not what was signed", code=Code.FORBIDDEN, headers=_CLOSE)
+            return problem_reply(403, "Content-Type is not what was signed", code=Code.FORBIDDEN)
         try:
             await self._store.receive(grant, self._steady(request))
         except AlreadyStored:
-            return problem_reply(412, "it is stored already: go on and confirm it", headers=_CLOSE)
+            return problem_reply(412, "it is stored already: go on and confirm it")
         except BytesRefused as error:
-            return problem_reply(400, str(error), code=Code.INVALID, headers=_CLOSE)
+            return problem_reply(400, str(error), code=Code.INVALID)
         self._metrics.uploaded_bytes.inc(grant.size)
         await self._stored(key)
         return Reply(200)
@@ -139,6 +148,24 @@ class Objects:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
             self._metrics.downloaded_bytes.inc(length)
         await send({"type": "http.response.body", "body": b""})
+
+
+async def _refuse_upload(reply: Reply, request: Request, send: Send) -> None:
+    """Answer an upload whose bytes may still be on their way, and close the connection when they have come.
+
+    Closed with bytes unread, it would be reset, and the answer lost with it for an app that sends first and reads then.
+    """
+
+    async def unfinished(message: Message) -> None:
+        await send({**message, "more_body": True} if message["type"] == "http.response.body" else message)
+
+    reply.headers = [*reply.headers, (b"connection", b"close")]
+    await reply.send(unfinished)
+    with contextlib.suppress(TimeoutError, Disconnected):
+        async with asyncio.timeout(LINGER_S):
+            async for _ in request.stream():
+                pass
+    await send({"type": "http.response.body", "body": b""})
 
 
 def _range(header: str | None, size: int) -> tuple[int, int] | None:
