@@ -323,9 +323,12 @@ def _served(objects: ObjectStore, service: Service, metrics: Metrics) -> Objects
         if ref is None:
             return
         try:
-            await service.confirm(ref)
+            await service.confirm(ref, by_sender=False)
         except GatewayError as error:
             # The app's own confirmation says the same again, and the sweep comes behind it.
-            log.warning("a stored upload could not be completed at once", extra={"error": error.detail})
+            log.warning(
+                "a stored upload could not be completed at once",
+                extra={"video_id": ref.video_id, "error": error.detail},
+            )
 
     return Objects(objects, stored, metrics)

@@ -107,6 +107,8 @@ class Changes:
         async with self.deadline():
             decision, published = await self._commit(owner_id, rule, beside)
             await self._publish(published)
+        for verdict in decision.verdicts:
+            self._metrics.results.labels(verdict.result).inc()
         self._removals.add(ref.object_key for ref in decision.gone)
         return decision
 

@@ -31,6 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse(error.sentences)
     except (StoreUnavailable, ObjectsUnavailable) as error:
         return _refuse([f"{error}."])
+    except BrokenPipeError:  # whoever read our output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         return _refuse([_told(error)])
     except KeyboardInterrupt:

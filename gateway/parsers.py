@@ -156,8 +156,9 @@ def _web_url(text: str) -> SplitResult | None:
 
 
 def public_url(text: str) -> str:
-    if not _web_url(text) or "?" in text:
-        raise ValueError("must be an absolute http(s) URL without user, query and fragment")
+    url = _web_url(text)
+    if not url or "?" in text or url.path not in {"", "/"}:  # the addresses in packets begin at the root
+        raise ValueError("must be an absolute http(s) URL without user, path, query and fragment")
     return text.rstrip("/")
 
 

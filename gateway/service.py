@@ -8,7 +8,7 @@ import fnmatch
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from gateway.changes import Changes, States, TryAgain
@@ -106,10 +106,12 @@ class Service:
         if size > self._limits.max_video_bytes:
             raise TooLarge(f"size: a video has at most {self._limits.max_video_bytes} bytes")
 
-    async def confirm(self, ref: VideoRef) -> Answer:
+    async def confirm(self, ref: VideoRef, *, by_sender: bool = True) -> Answer:
         """The bytes of `ref` are uploaded: track it, replace the one before, tell the recipient. Repeatable.
 
-        Raises NotStored, and TooManyInTransit: the video has ended then as if it had been deleted.
+        Raises NotStored, and TooManyInTransit: where the sender itself confirmed, the video has ended then as if it had
+        been deleted. Where the gateway completes an upload by itself the video stays as it is: there may be room
+        later, and the sender that confirms is to learn why it is refused.
         """
         full = False
 
@@ -122,7 +124,8 @@ class Service:
                 stored = await self._stored(ref)
                 room = sending.room(sender, recipient, policy)
                 if full := room.full:
-                    return sending.end(sender, ref, now=now, policy=policy)
+                    ended = sending.end(sender, ref, now=now, policy=policy)
+                    return replace(ended, verdicts=()) if by_sender else Decision(sender)
                 if room.drop:
                     await self._make_room(room.drop)
                     raise TryAgain

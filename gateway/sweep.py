@@ -9,15 +9,15 @@ import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from gateway.changes import CLIENT_PREFIX, Changes
+from gateway.changes import CLIENT_PREFIX, Changes, States
 from gateway.errors import GatewayError, NotStored, TooManyInTransit, Unavailable
 from gateway.metrics import Metrics
 from gateway.registry import TOKEN_PREFIX, Registry, decode_owner
 from gateway.service import Service
-from gateway.transit import expiry, pairs
-from gateway.transit.decisions import Result, VideoRef
+from gateway.transit import expiry, pairs, sealing
+from gateway.transit.decisions import Decision, Result, VideoRef
 from gateway.transit.policy import HOUR_MS
-from gateway.transit.state import ClientId, UnreadableDocument, decode
+from gateway.transit.state import ClientId, ClientState, UnreadableDocument, decode
 from storage.documents import Document, StoreUnavailable
 from storage.objects import ObjectStore, ObjectsUnavailable, ServedObjectStore
 
@@ -42,6 +42,7 @@ class Found:
     completed: int = 0
     deleted: int = 0
     mended: int = 0
+    tidied: int = 0
     tokens: int = 0
     partial: int = 0
     failed: int = 0
@@ -49,12 +50,13 @@ class Found:
     @property
     def did_something(self) -> bool:
         """Whether there was anything to do."""
-        return any((self.completed, self.deleted, self.mended, self.tokens, self.partial, self.failed))
+        return any((self.completed, self.deleted, self.mended, self.tidied, self.tokens, self.partial, self.failed))
 
     def __str__(self) -> str:
         return (
             f"{self.objects} objects and {self.documents} documents read: {self.completed} uploads completed, "
-            f"{self.deleted} objects deleted, {self.mended} pairs mended, {self.tokens} tokens removed, "
+            f"{self.deleted} objects deleted, {self.mended} pairs mended, {self.tidied} documents tidied, "
+            f"{self.tokens} tokens removed, "
             f"{self.partial} broken uploads discarded, {self.failed} failed"
         )
 
@@ -91,7 +93,7 @@ class Sweep:
             await self._documents_round(found)
         if isinstance(self._objects, ServedObjectStore):
             found.partial = await self._objects.discard_stale()
-        for action in ("completed", "deleted", "mended", "tokens", "partial", "failed"):
+        for action in ("completed", "deleted", "mended", "tidied", "tokens", "partial", "failed"):
             self._metrics.swept.labels(action).inc(getattr(found, action))
         return found
 
@@ -126,12 +128,9 @@ class Sweep:
                 await self._delete(ref.object_key, found)
             return
         try:
-            answer = await self._service.confirm(ref)
-        except NotStored:
-            return  # deleted meanwhile
-        except TooManyInTransit:
-            found.deleted += 1
-            return
+            answer = await self._service.confirm(ref, by_sender=False)
+        except (NotStored, TooManyInTransit):
+            return  # deleted meanwhile, or waiting for room until its time is over
         if answer.verdict.result is Result.APPLIED:
             found.completed += 1
         elif answer.verdict.result is Result.IGNORED:
@@ -172,6 +171,7 @@ class Sweep:
         """Mend the pairs of one client whose two documents do not agree."""
         client_id = ClientId(document.key.removeprefix(CLIENT_PREFIX))
         state = decode(client_id, document.body)
+        await self._tidy(state, found)
         for peer in await self._changes.load_all({*state.incoming, *state.outgoing}):
             for recipient, sender in ((state, peer), (peer, state)):
                 if pairs.agree(recipient, sender):
@@ -179,6 +179,18 @@ class Sweep:
                 # They were not read together, so they may only seem to differ: `repair` looks again, in order.
                 if await self._changes.repair(recipient.client_id, sender.client_id):
                     found.mended += 1
+
+    async def _tidy(self, state: ClientState, found: Found) -> None:
+        """Let a client that nothing happens to any more forget what it need not remember; at last its document goes."""
+        policy = self._changes.policy
+        if sealing.sealed(state, now=self._changes.now(), policy=policy) == state:
+            return
+
+        async def rule(states: States, now: int) -> Decision:
+            return Decision(sealing.sealed(states[state.client_id], now=now, policy=policy))
+
+        await self._changes.run(state.client_id, rule)
+        found.tidied += 1
 
     async def _token(self, document: Document, found: Found) -> None:
         """Remove a token that its owner's device does not have (any more)."""

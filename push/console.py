@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 
 import orjson
 
-from push.sender import Accepted, Alert, Outcome, Wakeup
+from push.sender import MAX_PAYLOAD_BYTES, Accepted, Alert, Outcome, Wakeup
 
 MOST_WAITING = 64
 """Pushes that may wait for a listener that does not read; the oldest goes first, as collapsing would have it."""
@@ -72,10 +72,16 @@ def _shown(alert: Alert | None) -> str:
 
 
 def payload(wakeup: Wakeup) -> bytes:
-    """What the app on the phone is handed: `version` as a decimal string, the packet as a JSON string, the alert."""
-    body: dict[str, object] = {"version": str(wakeup.version)}
+    """What the app on the phone is handed: `version` as a decimal string, the packet as a JSON string where the whole
+    is not more than providers carry, the alert."""
     if wakeup.packet is not None:
-        body["packet"] = wakeup.packet.decode()
+        whole = _payload(wakeup, {"version": str(wakeup.version), "packet": wakeup.packet.decode()})
+        if len(whole) <= MAX_PAYLOAD_BYTES:
+            return whole
+    return _payload(wakeup, {"version": str(wakeup.version)})
+
+
+def _payload(wakeup: Wakeup, body: dict[str, object]) -> bytes:
     if (alert := wakeup.alert) is not None:
         body["alert"] = {
             "loc-key": alert.loc_key,

@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+MAX_PAYLOAD_BYTES = 4096
+"""The most that a push carries in all, with either provider (developer.apple.com, "Generating a remote notification";
+firebase.google.com, "About FCM messages")."""
+
 
 class Platform(StrEnum):
     """Which provider reaches a device."""

@@ -1,10 +1,10 @@
 """What a call costs: CPU of the gateway's process, throughput and latency, one kind of call at a time.
 
 The gateway runs as its users run it (`gateway serve`, embedded: SQLite with synchronous=FULL, disk), in its own
-process, with authorization, metrics and the worker on, and only the rate limit off. This process is the load: it keeps a
-number of connections busy with requests that were built before, one outstanding each (a closed loop). CPU is what the
-kernel's scheduler counted for all threads of the gateway (/proc/PID/task/*/schedstat) between the first and the last
-answer, divided by the answers. Rounds are interleaved; the table has the median of each figure.
+process, with authorization, metrics and the worker on, and only the rate limit off. This process is the load: it keeps
+a number of connections busy with requests that were built before, one outstanding each (a closed loop). CPU is what
+the kernel's scheduler counted for all threads of the gateway (/proc/PID/task/*/schedstat) between the first and the
+last answer, divided by the answers. Rounds are interleaved; the table has the median of each figure.
 """
 
 import argparse

@@ -17,12 +17,27 @@ ID_PATTERN = r"^([A-Za-z0-9_-][A-Za-z0-9._-]{0,63}|\.[A-Za-z0-9_-][A-Za-z0-9._-]
 
 VIDEO_ID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"
 
+CONTENT_TYPE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,63}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,63}$"
+"""A bare type and subtype: RFC 6838, section 4.2, half as long each."""
+
+LONGEST_WAIT_S = 60
+"""The longest that a poll is held."""
+
 MOST_STATUSES = 256
 """The most statuses that one sync reports."""
 
 Id = Annotated[str, Meta(pattern=ID_PATTERN, description="1 to 64 of `A-Z a-z 0-9 . _ -`, not `.` or `..`")]
 Uuid = Annotated[str, Meta(pattern=VIDEO_ID_PATTERN, description="A UUIDv7 in canonical lower-case form")]
+ContentType = Annotated[
+    str,
+    Meta(
+        pattern=CONTENT_TYPE_PATTERN,
+        max_length=MAX_CONTENT_TYPE_LENGTH,
+        description="A bare `type/subtype`, of those that this gateway takes",
+    ),
+]
 Version = Annotated[int, Meta(ge=0, le=2**63 - 1, description="The version of an info packet")]
+Wait = Annotated[int, Meta(ge=1, le=LONGEST_WAIT_S)]
 Milliseconds = Annotated[int, Meta(ge=0, description="Milliseconds since the Unix epoch")]
 Reported = Literal["uploaded", "notified", "downloaded", "viewed"]
 
@@ -47,9 +62,7 @@ class Announcement(Struct):
 
     recipient_id: Id
     size: Annotated[int, Meta(ge=1, le=2**63 - 1, description="Bytes")]
-    content_type: Annotated[
-        str, Meta(min_length=3, max_length=MAX_CONTENT_TYPE_LENGTH, description="A bare `type/subtype`")
-    ]
+    content_type: ContentType
     sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$", description="Of the bytes, in hex")] | UnsetType = UNSET
 
     def __post_init__(self) -> None:

@@ -26,7 +26,6 @@ BODY_BYTES = 16 * 1024
 SYNC_BYTES = 64 * 1024
 """The largest bodies that are read."""
 
-LONGEST_WAIT_S = 60
 LAST_VERSION = 2**63 - 1
 
 _NO_STORE = ((b"cache-control", b"no-store"),)
@@ -119,7 +118,7 @@ async def poll(caller: Caller) -> Reply:
     `If-None-Match` names the version that the device has: then the answer is 304 where there is nothing newer, and with
     `wait` it is held until there is. Naming its device, the caller acknowledges that version.
     """
-    wait = caller.request.integer("wait", 1, LONGEST_WAIT_S)
+    wait = caller.request.integer("wait", 1, bodies.LONGEST_WAIT_S)
     known = _etag_version(caller.request.header(b"if-none-match"))
     version = caller.request.integer("version", 0, LAST_VERSION)
     seen = caller.seen(caller.request.query.get("device_id"), version if version is not None else known)
@@ -291,7 +290,7 @@ class Parameter(NamedTuple):
 
 DEVICE = Parameter("device_id", bodies.Id, "The device that speaks; not needed where the token is bound to one")
 VERSION = Parameter("version", bodies.Version, "The version that this device has applied: acknowledges it")
-WAIT = Parameter("wait", int, f"Seconds to hold the answer until there is a newer packet, 1 to {LONGEST_WAIT_S}")
+WAIT = Parameter("wait", bodies.Wait, "Seconds to hold the answer until there is a newer packet")
 KNOWN = Parameter("If-None-Match", str, "The version that the device has, as an entity tag", place="header")
 RECIPIENT = Parameter("recipient_id", bodies.Id, "Whom the video was for", required=True)
 ACCEPT = Parameter("Accept", str, "`application/json` for the URL in a body, else a redirect", place="header")
@@ -315,10 +314,18 @@ class Call:
         return self.handler.__name__
 
 
-_STATUS_ERRORS = (Code.NOT_STORED, Code.TOO_MANY_IN_TRANSIT, Code.TOO_LARGE)
+_STATUS_ERRORS = (Code.FORBIDDEN, Code.NOT_STORED, Code.TOO_MANY_IN_TRANSIT, Code.TOO_LARGE)
 
 CALLS: tuple[Call, ...] = (
-    Call("GET", "/v1/poll", poll, [(200, bodies.InfoPacket), (304, None)], None, (DEVICE, VERSION, WAIT, KNOWN)),
+    Call(
+        "GET",
+        "/v1/poll",
+        poll,
+        [(200, bodies.InfoPacket), (304, None)],
+        None,
+        (DEVICE, VERSION, WAIT, KNOWN),
+        (Code.FORBIDDEN,),
+    ),
     Call(
         "POST",
         "/v1/videos/{video_id}/status",
@@ -328,7 +335,7 @@ CALLS: tuple[Call, ...] = (
         (DEVICE, VERSION),
         _STATUS_ERRORS,
     ),
-    Call("POST", "/v1/sync", sync, [(200, bodies.Synced)], bodies.SyncRequest, (), (Code.TOO_LARGE,)),
+    Call("POST", "/v1/sync", sync, [(200, bodies.Synced)], bodies.SyncRequest, (), (Code.FORBIDDEN, Code.TOO_LARGE)),
     Call(
         "POST",
         "/v1/videos",

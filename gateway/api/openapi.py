@@ -1,6 +1,7 @@
 """The OpenAPI 3.1 document, made from the table of calls and the types of their bodies."""
 
 import re
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -13,7 +14,13 @@ from gateway.errors import STATUS, Code
 
 _REF = "#/components/schemas/{name}"
 _PARAMETERS = {"video_id": bodies.Uuid, "device_id": bodies.Id}
-_COMMON_ERRORS = (Code.UNAUTHORIZED, Code.INVALID, Code.RATE_LIMITED, Code.UNAVAILABLE)
+_COMMON_ERRORS = (Code.UNAUTHORIZED, Code.RATE_LIMITED, Code.UNAVAILABLE)
+_UPLOADED_NAMES_RECIPIENT = {
+    "if": {"properties": {"status": {"const": "uploaded"}}, "required": ["status"]},
+    "then": {"required": ["recipient_id"]},
+}
+"""What the types of a reported status leave to the service."""
+
 _MEANINGS = {
     200: "Done",
     201: "Announced",
@@ -38,7 +45,7 @@ def document() -> dict[str, Any]:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "security": [{"token": []}],
-        "paths": paths | _open_paths(),
+        "paths": paths | _push_stream() | _open_paths(),
         "components": {
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
             "schemas": _schemas()[1],
@@ -56,6 +63,8 @@ def _schemas() -> tuple[dict[object, Any], dict[str, Any]]:
         types += [call.body] if call.body else []
     types = list(dict.fromkeys(types))
     found, named = msgspec.json.schema_components(types, ref_template=_REF)
+    for reported in (bodies.StatusReport, bodies.SyncStatus):
+        named[reported.__name__] |= _UPLOADED_NAMES_RECIPIENT
     return dict(zip(types, found, strict=True)), named
 
 
@@ -109,8 +118,16 @@ def _answers(call: Call) -> dict[str, Any]:
 
 
 def _problems(call: Call) -> dict[str, Any]:
+    takes_something = call.body is not None or call.parameters or "{" in call.path
+    problems = _by_status([*_COMMON_ERRORS, *([Code.INVALID] if takes_something else []), *call.errors])
+    if call.body is not None:
+        problems["408"] = {"description": "The body did not arrive in time", "content": _problem_content()}
+    return dict(sorted(problems.items()))
+
+
+def _by_status(errors: Iterable[Code]) -> dict[str, Any]:
     by_status: dict[int, list[Code]] = {}
-    for code in (*_COMMON_ERRORS, *call.errors):
+    for code in errors:
         by_status.setdefault(STATUS[code], []).append(code)
     return {str(status): _problem(codes) for status, codes in sorted(by_status.items())}
 
@@ -118,18 +135,37 @@ def _problems(call: Call) -> dict[str, Any]:
 def _problem(codes: list[Code]) -> dict[str, Any]:
     return {
         "description": "`code`: " + " or ".join(f"`{code}`" for code in codes),
-        "content": {"application/problem+json": {"schema": _schema(bodies.Problem)}},
+        "content": _problem_content(),
     }
+
+
+def _problem_content() -> dict[str, Any]:
+    return {"application/problem+json": {"schema": _schema(bodies.Problem)}}
+
+
+def _push_stream() -> dict[str, Any]:
+    """What the console sender delivers, where it stands in for the push providers."""
+    stream = {"200": {"description": "One event for each push", "content": {"text/event-stream": {}}}}
+    errors = (*_COMMON_ERRORS, Code.FORBIDDEN, Code.INVALID, Code.NOT_FOUND)
+    operation = {
+        "operationId": "pushes",
+        "summary": "Listen for the pushes that the console shows instead of sending them to this device.",
+        "parameters": [_path_parameter("device_id")],
+        "responses": stream | _by_status(errors),
+    }
+    return {"/v1/devices/{device_id}/pushes": {"get": operation}}
 
 
 def _open_paths() -> dict[str, Any]:
     """The addresses that need no token of an app."""
     health = {"application/json": {"schema": _schema(bodies.Health)}}
     ready = {"200": {"description": "Ready", "content": health}, "503": {"description": "Not now", "content": health}}
+    described = {"description": "OpenAPI 3.1", "content": {"application/json": {"schema": {"type": "object"}}}}
     text = {"200": {"description": "Prometheus' text format", "content": {"text/plain": {}}}}
     return {
         "/healthz": {"get": _open("healthz", "Whether the process answers", {"200": ready["200"]})},
         "/readyz": {"get": _open("readyz", "Whether the process wants calls", ready)},
+        "/openapi.json": {"get": _open("openapi", "This document", {"200": described})},
         "/metrics": {"get": _open("metrics", "Metrics", text | {"401": _problem([Code.UNAUTHORIZED])})},
     }
 

@@ -77,7 +77,7 @@ class Decision:
     """
 
     state: ClientState
-    verdicts: tuple[Verdict, ...] = (APPLIED,)
+    verdicts: tuple[Verdict, ...] = ()
     settle: frozenset[ClientId] = frozenset()
     gone: tuple[VideoRef, ...] = ()
 
