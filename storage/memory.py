@@ -162,6 +162,7 @@ class MemoryObjects(ServedObjectStore):
             raise ObjectsUnavailable("the store is closed")
 
     def _check_new(self, key: str) -> None:
+        check_key(key)
         self._check_open()
         if key in self._stored:
             raise AlreadyStored(key)

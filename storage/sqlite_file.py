@@ -2,6 +2,7 @@
 
 import logging
 import os
+import random
 import sqlite3
 import threading
 import time
@@ -12,6 +13,7 @@ from storage.documents import StoreUnavailable
 log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
+_OPEN_WAIT_S = 30.0
 _SCHEMA = (
     # Bodies outgrow what an index page keeps of a row, so this is a table with a rowid: a replaced document then
     # touches one page of the table and none of the key's index.
@@ -27,13 +29,35 @@ _SCHEMA = (
 def connect(path: Path, *, busy_timeout_s: float) -> sqlite3.Connection:
     """A connection in autocommit mode, on which every commit is synced to the disk. Raises sqlite3.Error.
 
-    It may be handed from one thread to another, but is never used by two at once.
+    `busy_timeout_s`: how long its statements wait for locks once it is open. It may be handed from one thread to
+    another, but is never used by two at once.
     """
     connection = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA synchronous = FULL")
-    # Otherwise every so many commits one of them would copy the log into the database before it is answered.
-    connection.execute("PRAGMA wal_autocheckpoint = 0")
+    try:
+        # The first statement opens the log, which another process may just be removing as the last one to leave.
+        insist(connection, "PRAGMA synchronous = FULL", for_s=_OPEN_WAIT_S)
+        # Otherwise every so many commits one of them would copy the log into the database before it is answered.
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
+
+
+def insist(connection: sqlite3.Connection, statement: str, *, for_s: float) -> sqlite3.Cursor:
+    """Execute `statement`, again and again for `for_s` seconds while another process holds the lock that it needs.
+
+    SQLite's own waiting asks less and less often, down to ten times a second: a process that finds the lock taken by a
+    busy one gets it after seconds, or never. And for some locks it does not wait at all.
+    """
+    deadline_s = time.monotonic() + for_s
+    while True:
+        try:
+            return connection.execute(statement)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline_s:
+                raise
+        time.sleep(random.uniform(0.0005, 0.0015))
 
 
 def prepare(path: Path, *, busy_timeout_s: float) -> None:
@@ -43,11 +67,10 @@ def prepare(path: Path, *, busy_timeout_s: float) -> None:
     """
     try:
         _make_file(path)
-        connection = connect(path, busy_timeout_s=busy_timeout_s)
+        connection = connect(path, busy_timeout_s=0)
         try:
-            _check_schema(connection, path)
-            _switch_to_wal(connection, path, deadline_s=time.monotonic() + busy_timeout_s)
-            _make_schema(connection)
+            _check_schema(connection, path, busy_timeout_s)
+            _make_schema(connection, path, busy_timeout_s)
         finally:
             connection.close()
     except (sqlite3.Error, OSError) as error:
@@ -66,32 +89,19 @@ def _make_file(path: Path) -> None:
         return
 
 
-def _check_schema(connection: sqlite3.Connection, path: Path) -> int:
-    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+def _check_schema(connection: sqlite3.Connection, path: Path, busy_timeout_s: float) -> None:
+    ((version,),) = insist(connection, "PRAGMA user_version", for_s=busy_timeout_s)
     if version > SCHEMA_VERSION:
         raise StoreUnavailable(
             f"{path} was written by a newer version of this program (schema {version}, known is {SCHEMA_VERSION})"
         )
-    return version
 
 
-def _switch_to_wal(connection: sqlite3.Connection, path: Path, *, deadline_s: float) -> None:
-    """The only statement for which SQLite does not always wait: two processes that switch at once would deadlock."""
-    while True:
-        try:
-            mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline_s:
-                raise
-            time.sleep(0.005)
-            continue
-        if mode != "wal":
-            raise StoreUnavailable(f"{path} is on a file system without shared memory: SQLite cannot keep a log there")
-        return
-
-
-def _make_schema(connection: sqlite3.Connection) -> None:
-    connection.execute("BEGIN IMMEDIATE")
+def _make_schema(connection: sqlite3.Connection, path: Path, busy_timeout_s: float) -> None:
+    ((mode,),) = insist(connection, "PRAGMA journal_mode = WAL", for_s=busy_timeout_s)
+    if mode != "wal":
+        raise StoreUnavailable(f"{path} is on a file system without shared memory: SQLite cannot keep a log there")
+    insist(connection, "BEGIN IMMEDIATE", for_s=busy_timeout_s)
     if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
         for statement in _SCHEMA:
             connection.execute(statement)

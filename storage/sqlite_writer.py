@@ -13,7 +13,7 @@ from pathlib import Path
 
 from storage.batch import Batch
 from storage.documents import Conflict, Document
-from storage.sqlite_file import Checkpointer, connect
+from storage.sqlite_file import Checkpointer, connect, insist
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class Writer:
         self._answer = answer
         self._ended = ended
         self._calls: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
-        self._connection = connect(path, busy_timeout_s=busy_timeout_s)
+        self._connection = connect(path, busy_timeout_s=0)
         self._log = LogKeeper(path, wal_limit=wal_limit)
         self._thread = threading.Thread(target=self._run, name="sqlite-writer", daemon=True)
         self._thread.start()
@@ -100,7 +100,7 @@ class Writer:
                 calls, last = self._take()
                 if calls:
                     self._answer(list(zip(calls, self._commit(calls), strict=True)))
-                    self._log.keep_short(self._connection, self._busy_timeout_s)
+                    self._log.keep_short(self._connection)
         finally:
             self._log.close()
             # The last connection of all processes to a database copies the rest of the log before it goes.
@@ -120,7 +120,7 @@ class Writer:
 
     def _commit(self, calls: list[Call]) -> list[Outcome]:
         try:
-            self._connection.execute("BEGIN IMMEDIATE")
+            insist(self._connection, "BEGIN IMMEDIATE", for_s=self._busy_timeout_s)
             batch = self._begin(calls)
             floor = batch.removed
             outcomes = [_decide(batch, call) for call in calls]
@@ -188,7 +188,7 @@ class LogKeeper:
         """About `size` bytes were appended."""
         self._grown += size
 
-    def keep_short(self, connection: sqlite3.Connection, busy_timeout_s: float) -> None:
+    def keep_short(self, connection: sqlite3.Connection) -> None:
         """See to the log, if it has grown by an eighth of its limit since the last time."""
         if self._grown < self._step:
             return
@@ -197,7 +197,7 @@ class LogKeeper:
             if self._wal.stat().st_size < self._limit:
                 self._checkpointer.want()
             else:
-                _cut(connection, busy_timeout_s)
+                _cut(connection)
         except (sqlite3.Error, OSError) as error:
             log.warning("the log of the database stays long: %s", error)
 
@@ -206,12 +206,12 @@ class LogKeeper:
         self._checkpointer.close()
 
 
-def _cut(connection: sqlite3.Connection, busy_timeout_s: float) -> None:
+def _cut(connection: sqlite3.Connection) -> None:
     """A reader that stays in the log (a backup, say) must not hold up commits: then the log grows until it is done."""
     connection.execute(f"PRAGMA busy_timeout = {int(_CUT_WAIT_S * 1000)}")
     try:
         ((busy, _, _),) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     finally:
-        connection.execute(f"PRAGMA busy_timeout = {int(busy_timeout_s * 1000)}")
+        connection.execute("PRAGMA busy_timeout = 0")
     if busy:
         log.warning("the log of the database stays long: something is reading it")

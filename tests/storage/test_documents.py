@@ -383,7 +383,7 @@ async def test_an_unknown_scheme_is_refused_with_the_known_ones(url: str) -> Non
     "url", ["sqlite://", "sqlite:///", "sqlite:/a", "sqlite:///a?mode=ro", "sqlite:///a#b", "memory:x"]
 )
 async def test_a_url_that_cannot_be_meant_is_refused(url: str) -> None:
-    with pytest.raises(ValueError, match="memory:|sqlite:///"):
+    with pytest.raises(ValueError, match=r"memory:|sqlite:///"):
         async with open_documents(url):
             pass
 
