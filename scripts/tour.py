@@ -349,8 +349,7 @@ async def visited(address: str | None) -> AsyncIterator[Visited]:
     """The gateway at `address`; without one the usual, or, where nothing runs there, one of our own."""
     usual = f"http://127.0.0.1:{os.environ.get('GATEWAY_PORT', '8000')}"
     if await answers(address or usual):
-        environ = {name: text for name, text in os.environ.items() if name != "GATEWAY_URL"}
-        yield Visited(address or usual, issuer(environ), ours=False)
+        yield Visited(address or usual, issuer(os.environ), ours=False)
     elif address is not None:
         raise TourFailed(f"there is no gateway at {address}")
     else:
@@ -495,9 +494,7 @@ def failures_told() -> Iterator[None]:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="scripts/tour", description="Two phones, one video, every step shown.")
-    parser.add_argument(
-        "address", nargs="?", default=os.environ.get("GATEWAY_URL"), help="such as http://127.0.0.1:8000"
-    )
+    parser.add_argument("address", nargs="?", help="of a gateway; by default http://127.0.0.1:$GATEWAY_PORT (8000)")
     address: str | None = parser.parse_args().address
     with failures_told():
         asyncio.run(run(address.rstrip("/") if address else None))

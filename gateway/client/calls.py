@@ -1,0 +1,160 @@
+"""How calls are made: to the gateway with its token, to signed URLs without it."""
+
+import asyncio
+import inspect
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+
+import httpx
+import orjson
+
+from gateway.client.failures import GatewayError, reaching, refusal
+
+CALL_S = 20.0
+"""How long a call may take unless a client is told otherwise; a held poll may take its wait longer."""
+
+STALL_S = 60.0
+"""How long bytes of a video may fail to move before the transfer is given up."""
+
+Token = str | Callable[[], str | Awaitable[str]]
+"""A bearer token, or what gets one: it is asked again after a 401."""
+
+
+class Calls:
+    """Calls to one gateway, and to the signed URLs that it hands out. Closes only connections that it opened itself."""
+
+    def __init__(self, address: str, token: Token, http: httpx.AsyncClient | None, call_s: float) -> None:
+        self._address = address
+        self._bearer = Bearer(token)
+        self._http = http or httpx.AsyncClient()
+        self._owns_http = http is None
+        self._call_s = call_s
+
+    async def close(self) -> None:
+        """Close the connections that it opened itself."""
+        if self._owns_http:
+            await self._http.aclose()
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+        held_s: float = 0,
+        error: type[GatewayError] = GatewayError,
+    ) -> httpx.Response:
+        """The answer of a call that succeeded; once more with a new token where the one it had is refused."""
+        timeout_s = self._call_s + held_s
+        refused: str | None = None
+        while True:
+            token = await self._bearer.token(instead_of=refused)
+            request = self._request(method, path, token, timeout_s, query=query, body=body, headers=headers)
+            with reaching(error):
+                async with asyncio.timeout(timeout_s):
+                    answer = await self._http.send(request)
+            if answer.is_success or answer.status_code == HTTPStatus.NOT_MODIFIED:
+                return answer
+            if answer.status_code != HTTPStatus.UNAUTHORIZED or refused or not self._bearer.renewable:
+                raise refusal(answer, error)
+            refused = token
+
+    @asynccontextmanager
+    async def streamed(self, path: str, *, idle_s: float) -> AsyncIterator[httpx.Response]:
+        """The answer of a GET that succeeded, its bytes still to come, with at most `idle_s` seconds between them."""
+        timeout = httpx.Timeout(self._call_s, read=idle_s)
+        request = self._request("GET", path, await self._bearer.token(), timeout)
+        with reaching():
+            async with asyncio.timeout(self._call_s):
+                answer = await self._http.send(request, stream=True)
+        try:
+            if not answer.is_success:
+                with reaching():
+                    await answer.aread()
+                raise refusal(answer)
+            yield answer
+        finally:
+            await answer.aclose()
+
+    async def signed(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        content: AsyncIterator[bytes] | None = None,
+        stream: bool = False,
+    ) -> httpx.Response:
+        """Whatever a signed URL answers. The call goes without the token, which is none of the store's business, and
+        shows its URL in no log. Raises what httpx raises."""
+        timeout = httpx.Timeout(STALL_S, connect=self._call_s)
+        request = self._http.build_request(method, url, headers=headers, content=content, timeout=timeout)
+        request.headers.pop("authorization", None)
+        request.url = SignedUrl(request.url)
+        return await self._http.send(request, auth=None, stream=stream)
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        token: str,
+        timeout: float | httpx.Timeout,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Request:
+        return self._http.build_request(
+            method,
+            self._address + path,
+            params=query,
+            content=None if body is None else orjson.dumps(body),
+            headers={
+                **(headers or {}),
+                **({} if body is None else {"content-type": "application/json"}),
+                "authorization": f"Bearer {token}",
+            },
+            timeout=timeout,
+        )
+
+
+class Bearer:
+    """The token in use, and where the next one comes from."""
+
+    def __init__(self, token: Token) -> None:
+        self._source = token
+        self._renewing = asyncio.Lock()
+        self._current: str | None = None
+
+    @property
+    def renewable(self) -> bool:
+        return callable(self._source)
+
+    async def token(self, *, instead_of: str | None = None) -> str:
+        """The token in use, or a new one where that is the one that was refused. Calls that fail together share it."""
+        async with self._renewing:
+            if self._current is None or self._current == instead_of:
+                self._current = await self._get()
+            return self._current
+
+    async def _get(self) -> str:
+        got = self._source() if callable(self._source) else self._source
+        token = await got if inspect.isawaitable(got) else got
+        if not re.fullmatch(r"[!-~]+", token):
+            # A header cannot carry it; what would refuse it otherwise repeats it in its message.
+            raise ValueError("the token is empty, or has white space or control characters in it")
+        return token
+
+
+class SignedUrl(httpx.URL):
+    """A URL whose query opens a door: shown without it, since httpx logs every URL that it calls."""
+
+    def __str__(self) -> str:
+        return str(httpx.URL(self).copy_with(query=None))
+
+    def __repr__(self) -> str:
+        return f"URL({str(self)!r})"
