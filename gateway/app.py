@@ -6,8 +6,10 @@ The only place that knows which adapters there are behind the settings.
 import asyncio
 import contextlib
 import logging
+import math
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -51,6 +53,9 @@ RESTART_PAUSE_S = 1.0
 
 KEEP_ALIVE_S = 75
 """How long an idle HTTP connection is kept: longer than load balancers do (60 s), so that they close it, not we."""
+
+CUT_OFF_S = 5.0
+"""How long calls may take to end when their connections are cut at the end of the drain; then they are cancelled."""
 
 log = logging.getLogger(__name__)
 
@@ -168,11 +173,12 @@ class Server(uvicorn.Server):
             server_header=False,
             proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=round(settings.drain_s),
+            timeout_graceful_shutdown=math.ceil(settings.drain_s + CUT_OFF_S),
         )
         super().__init__(config)
         self._gateway = gateway
         self._address = (settings.host, settings.port)
+        self._drain_s = settings.drain_s
         self._tell = started
 
     async def run_here(self) -> None:
@@ -192,7 +198,16 @@ class Server(uvicorn.Server):
         self._gateway.readiness.serving = False
         self._gateway.hub.close()
         await self._gateway.console.close()
-        await super().shutdown(sockets)
+        overdue = asyncio.get_running_loop().call_later(self._drain_s, self._cut_off)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            overdue.cancel()
+
+    def _cut_off(self) -> None:
+        """End the connections that did not end by themselves: their calls find that the app went away, and clean up."""
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
 
 async def _listen(host: str, port: int) -> list[socket.socket]:
@@ -250,6 +265,20 @@ def _greet(settings: Settings, port: int, *, worker: bool) -> None:
     """Say where it is, and what to try next."""
     address = settings.public_url or f"http://{_in_url(settings.host)}:{port}"
     log.info("serving", extra={"address": address, "worker": worker})
+    if sys.stdout.isatty():
+        sys.stdout.write(_NEXT.format(address=address))
+        sys.stdout.flush()
+
+
+_NEXT = """
+  {address} is up: SQLite and files on this machine, pushes are shown here. Try in another terminal:
+
+    scripts/tour                        two phones exchange a video
+    .venv/bin/gateway token alice       a token for the client alice
+    curl {address}/openapi.json    every call
+    .venv/bin/gateway config            every setting
+
+"""
 
 
 def _in_url(host: str) -> str:
