@@ -105,8 +105,8 @@ class Changes:
         Returns when both halves are durable and published. What the decision lists as gone is deleted after that.
         """
         async with self.deadline():
-            decision, published = await self._commit(owner_id, rule, beside)
-            await self._publish(published)
+            decision, changed, repeated = await self._commit(owner_id, rule, beside)
+            await self._publish(changed, repeated)
         for verdict in decision.verdicts:
             self._metrics.results.labels(verdict.result).inc()
         self._removals.add(ref.object_key for ref in decision.gone)
@@ -153,8 +153,9 @@ class Changes:
 
     async def _commit(
         self, owner_id: ClientId, rule: Rule, beside: Sequence[ClientId]
-    ) -> tuple[Decision, list[ClientState]]:
-        """The decision once both halves are written, and the states that are to be published."""
+    ) -> tuple[Decision, list[ClientState], list[ClientState]]:
+        """The decision once both halves are written; the states whose packet it changed, and those that are to be
+        published once more."""
         tries = 0
         while True:
             now = self.now()
@@ -177,11 +178,12 @@ class Changes:
                 if entries[owner_id].document.key not in written:
                     tries = await self._pause(tries)  # nothing of this decision stands
                     continue
-                rest = [peer for peer in settled if entries[peer].document.key not in written]
-                changed = [owner_id, *(peer for peer in settled if peer not in rest)]
-                states |= await self._settle(owner_id, rest)
-                changed += rest
-            return decision, [state for key, state in states.items() if repeated or key in changed]
+                unsettled = [peer for peer in settled if entries[peer].document.key not in written]
+                states |= await self._settle(owner_id, unsettled)
+                changed = [owner_id, *settled]
+            moved = [key for key in changed if states[key].version != entries[key].state.version]
+            again = [key for key in states if key not in moved] if repeated else []
+            return decision, [states[key] for key in moved], [states[key] for key in again]
 
     async def _settle(self, owner_id: ClientId, peers: Collection[ClientId]) -> dict[ClientId, ClientState]:
         """The second half alone, until it is written."""
@@ -236,8 +238,11 @@ class Changes:
             )
         return changed
 
-    async def _publish(self, states: Sequence[ClientState]) -> None:
-        """Tell whoever is connected; where nobody is, have the devices woken without waiting for anyone."""
+    async def _publish(self, changed: Sequence[ClientState], repeated: Sequence[ClientState] = ()) -> None:
+        """Tell whoever is connected; where nobody is, have the devices woken without waiting for anyone.
+
+        What is only told once more wakes nobody: a device that was told the first time may be between two polls.
+        """
         listeners = await self._bus.publish(
             [
                 Publication(
@@ -246,10 +251,10 @@ class Changes:
                     asks=devices.asks(state, self.policy),
                     encode=partial(packet.encode, state),
                 )
-                for state in states
+                for state in (*changed, *repeated)
             ]
         )
-        for state, heard in zip(states, listeners, strict=True):
+        for state, heard in zip(changed, listeners, strict=False):
             if heard == 0 and devices.wakes_soon(state, self.now(), self.policy):
                 await self._bus.kick(state.client_id)
 

@@ -5,7 +5,9 @@ Whoever plays a phone (the tour, the demo) can listen for what "arrives" at a to
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
+from typing import Self
+from weakref import WeakSet
 
 import orjson
 
@@ -25,36 +27,54 @@ class ConsoleSender:
 
     def __init__(self, show: Callable[[str], None] = _write) -> None:
         self._show = show
-        self._listeners: dict[str, set[asyncio.Queue[bytes | None]]] = {}
+        self._listeners: WeakSet[Listening] = WeakSet()
         self._closed = False
 
     async def send(self, wakeup: Wakeup) -> Outcome:
         self._show(describe(wakeup))
         body = payload(wakeup)
-        for queue in self._listeners.get(wakeup.token, ()):
-            _put(queue, body)
+        for listening in self._listeners:
+            if listening.token == wakeup.token:
+                listening.put(body)
         return Accepted()
 
-    def listen(self, token: str) -> AsyncIterator[bytes]:
+    def listen(self, token: str) -> "Listening":
         """The payloads that arrive at `token` from now on, until the sender is closed: JSON, one each."""
-        queue: asyncio.Queue[bytes | None] = asyncio.Queue(MOST_WAITING)
-        self._listeners.setdefault(token, set()).add(queue)
-        return self._arriving(token, queue)
-
-    async def _arriving(self, token: str, queue: asyncio.Queue[bytes | None]) -> AsyncIterator[bytes]:
-        try:
-            while not self._closed and (body := await queue.get()) is not None:
-                yield body
-        finally:
-            self._listeners[token].discard(queue)
-            if not self._listeners[token]:
-                del self._listeners[token]
+        listening = Listening(token)
+        self._listeners.add(listening)
+        if self._closed:
+            listening.put(None)
+        return listening
 
     async def close(self) -> None:
         self._closed = True
-        for queues in self._listeners.values():
-            for queue in queues:
-                _put(queue, None)
+        for listening in self._listeners:
+            listening.put(None)
+
+
+class Listening:
+    """What arrives at one token, an async iterator of payloads. Whoever lets go of it has stopped listening."""
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+        self._waiting: asyncio.Queue[bytes | None] = asyncio.Queue(MOST_WAITING)
+        self._ended = False
+
+    def put(self, body: bytes | None) -> None:
+        """Have `body` arrive, or (None) the end."""
+        if self._waiting.full():
+            self._waiting.get_nowait()
+        self._waiting.put_nowait(body)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        body = None if self._ended else await self._waiting.get()
+        if body is None:
+            self._ended = True
+            raise StopAsyncIteration
+        return body
 
 
 def describe(wakeup: Wakeup) -> str:
@@ -90,9 +110,3 @@ def _payload(wakeup: Wakeup, body: dict[str, object]) -> bytes:
             "sound": alert.sound,
         }
     return orjson.dumps(body)
-
-
-def _put(queue: asyncio.Queue[bytes | None], body: bytes | None) -> None:
-    if queue.full():
-        queue.get_nowait()
-    queue.put_nowait(body)

@@ -1,8 +1,8 @@
 import pytest
 
 from gateway.api.limits import RateLimiter
-from gateway.parsers import Rate
 from gateway.errors import RateLimited
+from gateway.parsers import Rate
 
 
 class Clock:

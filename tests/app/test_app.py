@@ -1,0 +1,408 @@
+"""The whole program: started as its users start it, stopped, killed, started again."""
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from gateway import app as program
+from gateway.app import open_gateway
+from tests.running import SECRET, VIDEO, App, running_gateway, settings, token, until, within
+
+
+@dataclass
+class Program:
+    """A gateway in a process of its own."""
+
+    process: asyncio.subprocess.Process
+    http: httpx.AsyncClient
+    output: list[str]
+    reading: asyncio.Task[None]
+
+    def app(self, client_id: str, **options: str) -> App:
+        return App(self.http, client_id, token(client_id, **options))  # type: ignore[arg-type]
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        self.process.send_signal(number)
+
+    async def ended(self) -> int:
+        """Its exit code, once it has ended and all its output was read."""
+        code = await within(self.process.wait(), 20)
+        await within(self.reading)
+        return code
+
+
+def environment(folder: Path, **given: str) -> dict[str, str]:
+    """The environment of a gateway in `folder`; an empty setting is left out."""
+    ours = {"DATA_DIR": str(folder), "PORT": "0", "JWT_SECRET": SECRET, "RATE_CALLS": "0", "LOG_LEVEL": "debug"} | given
+    others = {name: text for name, text in os.environ.items() if not name.startswith("GATEWAY_")}
+    return others | {f"GATEWAY_{name}": text for name, text in ours.items() if text} | {"PYTHONUNBUFFERED": "1"}
+
+
+@asynccontextmanager
+async def started(folder: Path, **given: str) -> AsyncIterator[Program]:
+    """The program, once it serves; killed at the end if it still runs."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gateway", "serve"),
+        env=environment(folder, **given),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output: list[str] = []
+    address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def read() -> None:
+        assert process.stdout is not None
+        async for line in process.stdout:
+            output.append(line.decode())
+            found = re.search(r'serving.*?(http://[^\s",}]+)', output[-1])
+            if found and not address.done():
+                address.set_result(found[1])
+        if not address.done():
+            address.set_exception(AssertionError("".join(output)))
+
+    reading = asyncio.create_task(read())
+    try:
+        limits = httpx.Limits(max_connections=None)
+        url = await within(address, 20)
+        async with httpx.AsyncClient(base_url=url, limits=limits, timeout=20, trust_env=False) as http:
+            yield Program(process, http, output, reading)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        await reading
+        process._transport.close()  # type: ignore[attr-defined]
+
+
+async def run(folder: Path, *arguments: str, **given: str) -> tuple[int, str]:
+    """Run the program to its end: exit code and output."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gateway", *arguments),
+        env=environment(folder, **given),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await within(process.communicate(), 20)
+    return process.returncode or 0, output.decode()
+
+
+async def held(gateway: Program, polls: int) -> None:
+    async def are() -> bool:
+        return f"gateway_held_polls {polls}.0\n" in (await gateway.http.get("/metrics")).text
+
+    await until(are, f"{polls} polls are held")
+
+
+# --- Starting and stopping
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_ends_it_at_once_though_polls_are_held_and_pushes_listened_for(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    async with started(tmp_path) as gateway:
+        bob = gateway.app("bob")
+        await bob.register("phone", "push-token")
+        async with bob.pushes("phone") as pushes:
+            polls = [asyncio.create_task(bob.poll('"0"', wait=60)) for _ in range(5)]
+            await held(gateway, 5)
+            begun = time.monotonic()
+            gateway.stop(number)
+            assert [(await within(poll)).status_code for poll in polls] == [304] * 5
+            with pytest.raises(StopAsyncIteration):
+                await within(anext(pushes))
+        assert await gateway.ended() == 0
+        assert time.monotonic() - begun < 5
+        assert "Traceback" not in "".join(gateway.output)
+
+
+async def test_an_upload_on_its_way_is_finished_before_the_end(tmp_path: Path) -> None:
+    async with started(tmp_path) as gateway:
+        alice = gateway.app("alice")
+        data = os.urandom(300_000)
+        announced = await alice.announce("bob", data)
+        going_on = asyncio.Event()
+
+        async def slowly() -> AsyncIterator[bytes]:
+            yield data[:1000]
+            await going_on.wait()
+            yield data[1000:]
+
+        headers = announced.headers | {"Content-Length": str(len(data))}
+        uploading = asyncio.create_task(gateway.http.put(announced.url, content=slowly(), headers=headers))
+
+        async def begun() -> bool:
+            return bool(list((tmp_path / "objects" / "incoming").iterdir()))
+
+        await until(begun, "the upload begins")
+        gateway.stop()
+
+        async def drains() -> bool:
+            return any("Shutting down" in line for line in gateway.output)
+
+        await until(drains, "it drains")
+        going_on.set()
+        assert (await within(uploading)).status_code == 200
+        assert await gateway.ended() == 0
+    async with started(tmp_path) as gateway:
+        assert (await gateway.app("bob").download(announced.video_id)).content == data
+
+
+async def test_an_upload_that_does_not_end_is_cut_off_after_the_time_for_it(tmp_path: Path) -> None:
+    async with started(tmp_path, DRAIN_S="1") as gateway:
+        alice = gateway.app("alice")
+        announced = await alice.announce("bob")
+
+        async def never() -> AsyncIterator[bytes]:
+            yield VIDEO[:1]
+            await asyncio.sleep(60)
+
+        headers = announced.headers | {"Content-Length": str(len(VIDEO))}
+        uploading = asyncio.create_task(gateway.http.put(announced.url, content=never(), headers=headers))
+
+        async def begun() -> bool:
+            return bool(list((tmp_path / "objects" / "incoming").iterdir()))
+
+        await until(begun, "the upload begins")
+        gateway.stop()
+        assert await gateway.ended() == 0
+        uploading.cancel()
+        await asyncio.wait([uploading])
+        assert "Traceback" not in "".join(gateway.output)
+    assert not list((tmp_path / "objects" / "incoming").iterdir())
+
+
+async def test_a_restart_keeps_everything(tmp_path: Path) -> None:
+    async with started(tmp_path) as gateway:
+        alice, bob = gateway.app("alice"), gateway.app("bob")
+        video_id = await alice.send("bob")
+        announced = await alice.announce("carol")
+        await bob.register("phone", "push-token")
+        await bob.say(video_id, "downloaded")
+        before = [(await app.poll()).content for app in (alice, bob)]
+        gateway.stop()
+        assert await gateway.ended() == 0
+    async with started(tmp_path) as gateway:
+        again = App(gateway.http, "alice", alice.token), App(gateway.http, "bob", bob.token)
+        assert [(await app.poll()).content for app in again] == before
+        assert (await again[1].download(video_id)).content == VIDEO
+        async with again[1].pushes("phone"):
+            pass
+        path = announced.url.split("/", 3)[3]
+        assert (await gateway.http.put(f"/{path}", content=VIDEO, headers=announced.headers)).status_code == 200
+
+
+async def test_a_secret_that_was_made_up_outlives_a_restart(tmp_path: Path) -> None:
+    given = {"JWT_SECRET": "", "LOG_LEVEL": "error"}
+    code, output = await run(tmp_path, "token", "alice", **given)
+    assert code == 0
+    for _ in range(2):
+        async with started(tmp_path, JWT_SECRET="") as gateway:
+            assert (await App(gateway.http, "alice", output.strip()).poll()).status_code == 200
+            assert (await gateway.app("alice").poll()).status_code == 401
+
+
+async def test_a_port_in_use_is_a_sentence(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, output = await run(tmp_path, "serve", PORT=str(port), LOG_LEVEL="error")
+    assert code == 2
+    assert output == f"gateway: 127.0.0.1 port {port} is in use: set GATEWAY_PORT or give --port; 0 picks a free one.\n"
+
+
+async def test_an_address_of_another_machine_is_a_sentence(tmp_path: Path) -> None:
+    code, output = await run(tmp_path, "serve", HOST="192.0.2.1", LOG_LEVEL="error")
+    assert (code, output.count("\n")) == (2, 1)
+    assert "192.0.2.1 port 0: this machine does not have that address" in output
+
+
+async def test_it_listens_on_ipv6_too(tmp_path: Path) -> None:
+    async with started(tmp_path, HOST="::1") as gateway:
+        assert (await gateway.http.get("/healthz")).status_code == 200
+
+
+async def test_two_at_once_on_one_folder_lose_nothing(tmp_path: Path) -> None:
+    """Not how it is meant to be run, but how a restart that overlaps looks."""
+    async with started(tmp_path) as one, started(tmp_path) as other:
+        video_id = await one.app("alice").send("bob")
+        bob = other.app("bob")
+        assert [video["video_id"] for video in (await bob.packet())["incoming"]] == [video_id]
+        assert (await bob.download(video_id)).content == VIDEO
+        assert (await bob.say(video_id, "viewed")).json()["result"] == "applied"
+        assert (await one.app("alice").packet())["outgoing"][0]["status"] == "viewed"
+
+
+# --- Killed
+
+
+async def test_whatever_was_answered_before_a_kill_is_there_after_it(tmp_path: Path) -> None:
+    """Each client sends, and has viewed, until the gateway is gone; what it was answered must all have happened."""
+    answered: dict[str, list[tuple[str, str]]] = {}
+
+    async def talk(gateway: Program, number: int, enough: asyncio.Event) -> None:
+        sender, recipient = gateway.app(f"sender-{number}"), gateway.app(f"recipient-{number}")
+        done = answered[sender.client_id] = []
+        with contextlib.suppress(httpx.TransportError):
+            while True:
+                announced = await sender.announce(recipient.client_id)
+                if (await sender.upload(announced)).status_code == 200:
+                    done.append((announced.video_id, "uploaded"))
+                for status in ("downloaded", "viewed"):
+                    if (await recipient.say(announced.video_id, status)).status_code == 200:
+                        done.append((announced.video_id, status))
+                if sum(map(len, answered.values())) > 60:
+                    enough.set()
+
+    async with started(tmp_path) as gateway:
+        enough = asyncio.Event()
+        talking = [asyncio.create_task(talk(gateway, number, enough)) for number in range(4)]
+        await within(enough.wait(), 30)
+        gateway.stop(signal.SIGKILL)
+        await within(asyncio.gather(*talking))
+        await gateway.ended()
+
+    order = ["uploaded", "notified", "downloaded", "viewed"]
+    async with started(tmp_path) as gateway:
+        for sender_id, done in answered.items():
+            video_id, status = done[-1]
+            sender, recipient = gateway.app(sender_id), gateway.app(sender_id.replace("sender", "recipient"))
+            [sent] = (await sender.packet())["outgoing"]
+            assert sent["video_id"] >= video_id
+            if sent["video_id"] == video_id:
+                assert order.index(sent["status"]) >= order.index(status)
+            received = (await recipient.packet())["incoming"]
+            assert [video["video_id"] for video in received] == (
+                [] if sent["status"] == "viewed" else [sent["video_id"]]
+            )
+            for video in received:
+                assert (await recipient.download(video["video_id"])).content == VIDEO
+    code, output = await run(tmp_path, "sweep", "--full", LOG_LEVEL="warning")
+    assert code == 0
+    assert "0 failed" in output
+
+
+# --- The other commands
+
+
+async def test_setup_and_sweep_may_be_repeated(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    first, second = await run(folder, "setup"), await run(folder, "setup")
+    assert first[0] == second[0] == 0
+    assert f"made the folder {folder}\n" in first[1]
+    assert "made" not in second[1]
+    assert str(folder / "state.db") in second[1]
+    for arguments in (("sweep",), ("sweep", "--full"), ("sweep", "--full")):
+        code, output = await run(folder, *arguments, LOG_LEVEL="warning")
+        assert (code, output.count("\n")) == (0, 1)
+        assert "0 failed" in output
+
+
+async def test_a_sweep_completes_an_upload_that_nobody_confirmed(tmp_path: Path) -> None:
+    async def hangs(*_: object) -> None:
+        await asyncio.sleep(60)
+
+    async with running_gateway(tmp_path, worker=False) as gw:
+        alice = gw.app("alice")
+        announced = await alice.announce("bob")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("gateway.changes.CALL_DEADLINE_S", 0.02)
+            patch.setattr(gw.gateway.service.changes.documents, "load", hangs)
+            await alice.upload(announced)
+    code, output = await run(tmp_path, "sweep", LOG_LEVEL="warning")
+    assert code == 0
+    assert "1 uploads completed" in output
+    async with running_gateway(tmp_path) as gw:
+        assert [video["video_id"] for video in (await gw.app("bob").packet())["incoming"]] == [announced.video_id]
+
+
+# --- What is logged
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+async def test_a_whole_story_at_debug_level_logs_no_secret(tmp_path: Path, log_format: str) -> None:
+    async with started(tmp_path, LOG_FORMAT=log_format) as gateway:
+        alice, bob = gateway.app("alice"), gateway.app("bob")
+        secrets = [alice.token, bob.token, "the-push-token", SECRET]
+        await bob.register("phone", "the-push-token")
+        async with bob.pushes("phone") as pushes:
+            announced = await alice.announce("bob")
+            secrets.append(announced.url.partition("signature=")[2])
+            await alice.upload(announced)
+            await alice.upload(announced)
+            await alice.say(announced.video_id, "uploaded", "bob")
+            await within(anext(pushes))
+        secrets.append((await bob.content_url(announced.video_id)).partition("signature=")[2])
+        await bob.download(announced.video_id)
+        await bob.sync({"video_id": announced.video_id, "status": "viewed"}, device_id="phone", version=1)
+        await gateway.http.get("/v1/poll", params={"token": alice.token})
+        await gateway.http.get("/v1/poll", headers={"Authorization": f"Bearer {alice.token}x"})
+        await alice.delete(announced.video_id, "bob")
+        await bob.call("DELETE", "/v1/client")
+        gateway.stop()
+        assert await gateway.ended() == 0
+    output = "".join(gateway.output)
+    assert "[push] apns to bob" in output
+    assert "Traceback" not in output
+    for secret in secrets:
+        assert len(secret) > 10
+        assert secret not in output
+        assert secret.rpartition(".")[2] not in output
+
+
+# --- In this process
+
+
+async def test_whatever_is_opened_is_closed(tmp_path: Path) -> None:
+    before = len(asyncio.all_tasks())
+    async with open_gateway(settings(tmp_path)):
+        pass
+    async with running_gateway(tmp_path) as gw:
+        await gw.app("alice").send("bob")
+    assert len(asyncio.all_tasks()) == before
+    assert not [name for name in open_files() if str(tmp_path) in name]
+
+
+def open_files() -> list[str]:
+    """The names of the files that this process has open."""
+    names = []
+    for path in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # closed meanwhile
+            names.append(str(path.readlink()))
+    return names
+
+
+async def test_a_loop_that_fails_goes_on_and_calls_are_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(program, "RESTART_PAUSE_S", 0.0)
+    monkeypatch.setattr("gateway.wakeups.POLL_S", 0.01)
+    async with running_gateway(tmp_path) as gw:
+        due = gw.gateway.service.changes.documents.due
+
+        async def fails(*_: object) -> None:
+            monkeypatch.setattr(gw.gateway.service.changes.documents, "due", due)
+            raise KeyError("a bug")
+
+        alice, bob = gw.app("alice"), gw.app("bob")
+        await bob.register("phone", "push-token")
+        async with bob.pushes("phone") as pushes:
+            monkeypatch.setattr(gw.gateway.service.changes.documents, "due", fails)
+
+            async def failed() -> bool:
+                return "a loop in the background failed" in caplog.text
+
+            await until(failed, "the loop fails")
+            video_id = await alice.send("bob")
+            assert video_id in (await within(anext(pushes)))["packet"]
