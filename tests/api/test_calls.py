@@ -30,14 +30,15 @@ WRONG_TOKENS = {
     "not ASCII": "Bearer \xe9\xff",
     "very long": "Bearer " + "x" * 20_000,
     "expired": "Bearer " + token("bob", ttl_s=-31),
-    "another secret": "Bearer " + jwt.encode({"sub": "bob", "exp": time.time() + 60}, "x" * 32, "HS256"),
-    "no algorithm": "Bearer " + jwt.encode({"sub": "bob", "exp": time.time() + 60}, None, "none"),  # type: ignore[arg-type]
+    "another secret": "Bearer " + jwt.encode({"sub": "bob", "exp": time.time() + 43_200}, "x" * 32, "HS256"),
+    "no algorithm": "Bearer " + jwt.encode({"sub": "bob", "exp": time.time() + 43_200}, None, "none"),  # type: ignore[arg-type]
     "no exp": "Bearer " + jwt.encode({"sub": "bob"}, SECRET, "HS256"),
-    "no sub": "Bearer " + jwt.encode({"exp": time.time() + 60}, SECRET, "HS256"),
-    "ill-formed sub": "Bearer " + jwt.encode({"sub": "../bob", "exp": time.time() + 60}, SECRET, "HS256"),
-    "a sub of another type": "Bearer " + jwt.encode({"sub": ["bob"], "exp": time.time() + 60}, SECRET, "HS256"),
-    "not valid yet": "Bearer " + jwt.encode({"sub": "b", "exp": time.time() + 99, "nbf": time.time() + 60}, SECRET),
-    "an ill-formed device": "Bearer " + jwt.encode({"sub": "b", "exp": time.time() + 99, "device": ""}, SECRET),
+    "no sub": "Bearer " + jwt.encode({"exp": time.time() + 43_200}, SECRET, "HS256"),
+    "ill-formed sub": "Bearer " + jwt.encode({"sub": "../bob", "exp": time.time() + 43_200}, SECRET, "HS256"),
+    "a sub of another type": "Bearer " + jwt.encode({"sub": ["bob"], "exp": time.time() + 43_200}, SECRET, "HS256"),
+    "not valid yet": "Bearer "
+    + jwt.encode({"sub": "b", "exp": time.time() + 86_400, "nbf": time.time() + 43_200}, SECRET),
+    "an ill-formed device": "Bearer " + jwt.encode({"sub": "b", "exp": time.time() + 86_400, "device": ""}, SECRET),
 }
 
 
