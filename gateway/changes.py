@@ -8,7 +8,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -90,14 +90,9 @@ class Changes:
 
     async def load_all(self, client_ids: Collection[ClientId]) -> list[ClientState]:
         """Any number of clients, in no particular order."""
-        wanted = sorted(client_ids)
         async with self.deadline():
-            entries = [
-                entry
-                for start in range(0, len(wanted), MAX_LOAD)
-                for entry in (await self._load(wanted[start : start + MAX_LOAD])).values()
-            ]
-        return [entry.state for entry in entries]
+            entries = await self._load(sorted(client_ids))
+        return [entry.state for entry in entries.values()]
 
     async def run(self, owner_id: ClientId, rule: Rule, *, beside: Sequence[ClientId] = ()) -> Decision:
         """Let `rule` decide on the owner's state (and see those `beside` it, loaded at the same time), and make it so.
@@ -213,29 +208,22 @@ class Changes:
         return tries + 1
 
     async def _load(self, client_ids: Sequence[ClientId]) -> dict[ClientId, _Entry]:
-        if not client_ids:
-            return {}
-        loaded = await self.documents.load([client_key(client_id) for client_id in client_ids])
-        return {
-            client_id: _Entry(document, decode(client_id, document.body))
-            for client_id, document in zip(client_ids, loaded, strict=True)
-        }
+        entries: dict[ClientId, _Entry] = {}
+        for some in batched(client_ids, MAX_LOAD):
+            loaded = await self.documents.load([client_key(client_id) for client_id in some])
+            for client_id, document in zip(some, loaded, strict=True):
+                entries[client_id] = _Entry(document, decode(client_id, document.body))
+        return entries
 
     async def _write(self, entries: Mapping[ClientId, _Entry], states: States) -> list[ClientId]:
         """Commit what changed, in the order of `states`; which clients that were."""
         changed = [client_id for client_id, state in states.items() if state != entries[client_id].state]
-        if changed:
-            await self.documents.commit(
-                [
-                    Document(
-                        entries[client_id].document.key,
-                        entries[client_id].document.version,
-                        encode(states[client_id]),
-                        states[client_id].due,
-                    )
-                    for client_id in changed
-                ]
-            )
+        written: list[Document] = []
+        for some in batched(changed, MAX_LOAD):
+            try:
+                written += await self.documents.commit([_document(entries[key].document, states[key]) for key in some])
+            except Conflict as conflict:
+                raise Conflict(conflict.key, [*written, *conflict.written]) from None
         return changed
 
     async def _publish(self, changed: Sequence[ClientState], repeated: Sequence[ClientState] = ()) -> None:
@@ -257,6 +245,15 @@ class Changes:
         for state, heard in zip(changed, listeners, strict=False):
             if heard == 0 and devices.wakes_soon(state, self.now(), self.policy):
                 await self._bus.kick(state.client_id)
+
+
+def _document(loaded: Document, state: ClientState) -> Document:
+    return Document(loaded.key, loaded.version, encode(state), state.due)
+
+
+def batched(items: Sequence[ClientId], most: int) -> Iterator[Sequence[ClientId]]:
+    """The items in order, at most `most` at a time."""
+    return (items[start : start + most] for start in range(0, len(items), most))
 
 
 def client_key(client_id: ClientId) -> str:

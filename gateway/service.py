@@ -5,6 +5,7 @@ Callers are authorized already; ids have the form of the protocol. Refusals are 
 """
 
 import fnmatch
+import logging
 import random
 import re
 from collections.abc import Sequence
@@ -14,13 +15,15 @@ from typing import NamedTuple
 from gateway.changes import Changes, States, TryAgain
 from gateway.errors import GatewayError, Invalid, NotStored, NotTracked, TooLarge, TooManyInTransit
 from gateway.transit import expiry, receiving, sealing, sending
-from gateway.transit.decisions import Decision, Stored, Verdict, VideoRef
+from gateway.transit.decisions import DUPLICATE, Decision, Stored, Verdict, VideoRef
 from gateway.transit.receiving import Acknowledgement, Report
 from gateway.transit.state import ClientId, ClientState, Status, Video, VideoId
 from storage.objects import ObjectStore, SignedDownload, SignedUpload
 
 _CONTENT_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,63}/[a-z0-9][a-z0-9!#$&^_.+-]{0,63}\Z")
 """A bare type and subtype: RFC 6838, section 4.2, half as long each."""
+
+log = logging.getLogger(__name__)
 
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
@@ -119,7 +122,7 @@ class Service:
             nonlocal full
             sender, recipient = states[ref.sender_id], states[ref.recipient_id]
             policy = self.changes.policy
-            stored = None
+            stored, full = None, False
             if sending.awaits_upload(sender, ref.recipient_id, ref.video_id, now=now, policy=policy):
                 stored = await self._stored(ref)
                 room = sending.room(sender, recipient, policy)
@@ -157,6 +160,9 @@ class Service:
             return sending.end(states[ref.sender_id], ref, now=now, policy=self.changes.policy)
 
         decision = await self.changes.run(ref.sender_id, rule, beside=(ref.recipient_id,))
+        if decision.verdict == DUPLICATE:
+            # A day after it ended, the sender's document has forgotten the pair, and no longer says so by itself.
+            await self.changes.repair(ref.recipient_id, ref.sender_id)
         return Answer(decision.verdict, decision.state)
 
     async def leave(self, client_id: ClientId) -> Decision:
@@ -227,10 +233,14 @@ class Service:
         policy = self.changes.policy
         state = await self.changes.load(client_id)
         due = expiry.overdue(state, now=self.changes.now(), policy=policy)
-        for recipient_id in sorted(due.expire):
-            await self._expire(client_id, recipient_id)
-        for recipient_id, video_ids in sorted(due.drop.items()):
-            await self.drop(client_id, recipient_id, video_ids)
+        for recipient_id in sorted({*due.expire, *due.drop}):
+            try:
+                if recipient_id in due.expire:
+                    await self._expire(client_id, recipient_id)
+                if recipient_id in due.drop:
+                    await self.drop(client_id, recipient_id, due.drop[recipient_id])
+            except GatewayError as error:  # one correspondent's trouble is not the others', nor the devices'
+                log.warning("what is overdue must wait", extra={"client_id": client_id, "error": error.detail})
 
         async def rule(states: States, now: int) -> Decision:
             return Decision(sealing.checked(states[client_id], now=now, policy=policy), gone=due.gone)

@@ -129,7 +129,7 @@ class Wakeups:
         """Move a document on, without reading it."""
         try:
             [document] = await self._changes.documents.load([key])
-            if document.due is not None:
+            if document.due is not None and document.due <= self._changes.now():
                 await self._changes.documents.commit([replace(document, due=self._changes.now() + HOUR_MS)])
         except (Conflict, StoreUnavailable) as error:
             log.warning("a due client could not be put off", extra={"error": str(error)})
@@ -140,10 +140,7 @@ class Wakeups:
         if 0 < state.check_at <= self._changes.now():
             await self._service.tend(client_id)
         state, pushes = await self._claim(client_id, at_once=at_once)
-        if pushes:
-            async with asyncio.TaskGroup() as group:
-                for push in pushes:
-                    group.create_task(self._push(state, push))
+        await asyncio.gather(*(self._push(state, push) for push in pushes))
 
     async def _claim(self, client_id: ClientId, *, at_once: bool) -> tuple[ClientState, list[Push]]:
         pushes: list[Push] = []
@@ -157,12 +154,21 @@ class Wakeups:
         return decision.state, pushes
 
     async def _push(self, state: ClientState, push: Push) -> None:
+        """Push to one device, and write down what came of it. What goes wrong stays with this device: its next time is
+        set already."""
         started = self._changes.now()
-        owner = await self._registry.owner(push.device.token_key)
-        if owner is None or owner[:2] != (state.client_id, push.device_id):
-            outcome: Outcome = TokenDead()  # the token is another's now, or nobody's
-        else:
-            outcome = await self._send(self._wakeup(state, push, owner.token))
+        try:
+            owner = await self._registry.owner(push.device.token_key)
+            if owner is None or owner[:2] != (state.client_id, push.device_id):
+                outcome: Outcome = TokenDead(started)  # the token is another's now, or nobody's
+            else:
+                outcome = await self._send(self._wakeup(state, push, owner.token))
+            await self._note(state, push, outcome, started)
+        except GatewayError as error:
+            self._metrics.worker_failures.inc()
+            log.warning("a push must wait", extra={"client_id": state.client_id, "error": error.detail})
+
+    async def _note(self, state: ClientState, push: Push, outcome: Outcome, started: int) -> None:
         self._metrics.pushes.labels(push.device.platform, type(outcome).__name__.lower()).inc()
         await self._settle(state, push, outcome)
         if isinstance(outcome, TokenDead):
@@ -212,7 +218,7 @@ class Wakeups:
             match outcome:
                 case Accepted():
                     state, senders = receiving.notified(state, sent.version, now=now)
-                    state = devices.accepted(state, push, sent.version, now=now, policy=policy)
+                    state = devices.answered(state, push, sent.version, now=now, policy=policy)
                 case TokenDead(since):
                     state = devices.token_died(state, push, since)
                 case Retry(_, after_ms):
@@ -220,6 +226,7 @@ class Wakeups:
                         state, push, sent.version, after_ms, now=now, jitter=random.random(), policy=policy
                     )
                 case Rejected(reason):
+                    state = devices.answered(state, push, sent.version, now=now, policy=policy)
                     log.error("a push was rejected", extra={"platform": push.device.platform, "reason": reason})
                 case _:
                     assert_never(outcome)

@@ -75,14 +75,14 @@ def register(
 ) -> ClientState:
     """The device takes pushes with this token from now on; at once if there is news.
 
-    Registering again with the same token changes nothing, unless the device is behind and was given up. A device too
-    many replaces the one that was heard of longest ago.
+    Registering again with the same token only says that it is still good, unless the device is behind and was given
+    up. A device too many replaces the one that was heard of longest ago.
     """
     known = state.devices.get(device_id)
     behind = news(state, policy) > (known.acked if known else 0)
     same = known is not None and known[:3] == (platform, environment, token_key)
     if known is not None and same and not (behind and not known.next_at):
-        return heard(state, device_id, now)
+        return _with(state, device_id, known._replace(registered_at=max(now, known.registered_at), heard_at=now))
     device = Device(
         platform,
         environment,
@@ -151,6 +151,8 @@ def _reschedule(device: Device, newest: int, video_news: int, *, fresh: bool, no
     due = now + policy.ack_grace_ms
     if device.acked >= video_news:
         due = max(due, device.background_at + BACKGROUND_SPACING_MS)
+    if device.next_at:
+        due = min(due, device.next_at)  # a stream of news must not put the first push off for ever
     return device._replace(attempts=0, failures=0, next_at=due)
 
 
@@ -186,8 +188,9 @@ def claim(state: ClientState, *, now: int, policy: Policy, at_once: bool = False
     return (replace(state, devices=devices) if pushes else state), pushes
 
 
-def accepted(state: ClientState, push: Push, carried: int, *, now: int, policy: Policy) -> ClientState:
-    """The provider took the push, which told of version `carried`: it counts, unless newer news has come since."""
+def answered(state: ClientState, push: Push, carried: int, *, now: int, policy: Policy) -> ClientState:
+    """The provider took the push, which told of version `carried`, or will never take it: the try counts, unless newer
+    news has come since."""
     known = state.devices.get(push.device_id)
     if known is None or known.token_key != push.device.token_key:
         return state

@@ -16,6 +16,10 @@ PAIR_KEEP_MS = DAY_MS
 """How long an empty pair is remembered. Its version keeps writes that were held up from bringing back what went; no
 call lives for more than seconds."""
 
+FORGET_MS = 400 * DAY_MS
+"""How long a client of whom nothing else is known keeps its packet's version. A device that comes back later would be
+told nothing: whatever it has is higher than the version of a client never heard of."""
+
 HEARD_STEP_MS = 7 * DAY_MS
 """A device that asks nothing costs one write in this time, so that it is not taken for one that is gone."""
 

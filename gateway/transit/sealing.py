@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from gateway.transit import devices
-from gateway.transit.policy import MINUTE_MS, PAIR_KEEP_MS, Policy
+from gateway.transit.policy import FORGET_MS, MINUTE_MS, PAIR_KEEP_MS, Policy
 from gateway.transit.state import ENDED, ClientId, ClientState, Pair, Video, VideoId, minted_at
 
 
@@ -19,6 +19,8 @@ def sealed(state: ClientState, *, now: int, policy: Policy, fresh: bool = False)
         ended_floor=floor,
         check_at=_check_at(state, now, policy),
     )
+    if state.blank and state.version + FORGET_MS <= now:
+        return ClientState(state.client_id)
     return devices.rescheduled(state, fresh=fresh, now=now, policy=policy)
 
 

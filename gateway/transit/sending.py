@@ -24,6 +24,12 @@ def mint(sender: ClientState, *, now: int, random_bits: int) -> VideoId:
     return VideoId("-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])))
 
 
+def last_id(now: int) -> VideoId:
+    """The greatest id that can be minted at a time."""
+    digits = f"{now:012x}"
+    return VideoId(f"{digits[:8]}-{digits[8:]}-7fff-bfff-ffffffffffff")
+
+
 def is_over(sender: ClientState, video_id: VideoId, *, now: int, policy: Policy) -> bool:
     """Whether an id that the sender does not track can never be tracked again.
 
@@ -143,7 +149,8 @@ def drop(
 def leave(client: ClientState, *, now: int, policy: Policy) -> Decision:
     """The account ends: no devices, nothing sent; what it was sent expires for the senders. Repeatable.
 
-    The pairs stay for a while, empty or ended, so that a repeated call still knows with whom to settle.
+    What it has announced until now ends too, though nothing of that is known here. The pairs stay for a while, empty or
+    ended, so that a repeated call still knows with whom to settle.
     """
     version = next_version(client, now)
     gone = [VideoRef(video_id, client.client_id, to) for to, video_id, _ in client.sent()]
@@ -156,14 +163,13 @@ def leave(client: ClientState, *, now: int, policy: Policy) -> Decision:
             incoming[sender_id] = Pair(pair.version, {**pair.videos, **ended})
             gone += [VideoRef(video_id, sender_id, client.client_id) for video_id in live]
     peers = frozenset({*client.outgoing, *client.incoming})
-    if not (gone or client.devices):
-        return Decision(client, settle=peers)
     state = replace(
         client,
         version=version if gone else client.version,
         outgoing=outgoing,
         incoming=incoming,
         ended=merged(client.ended, {video_id for _, video_id, _ in client.sent()}),
+        ended_floor=max(client.ended_floor, last_id(now)),
         devices={},
     )
     return Decision(sealed(state, now=now, policy=policy), settle=peers, gone=tuple(gone))

@@ -160,7 +160,7 @@ class ClientState:
 
     @property
     def blank(self) -> bool:
-        """Whether nothing is left to remember."""
+        """Whether nothing is left to remember, but for the packet's version."""
         return not (self.outgoing or self.incoming or self.ended or self.ended_floor or self.devices)
 
     def received(self) -> Iterator[tuple[ClientId, VideoId, Video]]:
@@ -213,8 +213,8 @@ class UnreadableDocument(Exception):
 
 
 def encode(state: ClientState) -> bytes:
-    """The stored form of `state`; empty for a blank one, whose document can go."""
-    if state.blank:
+    """The stored form of `state`; empty for a client never heard of, whose document can go."""
+    if state.blank and not state.version:
         return b""
     body: dict[str, Any] = {"f": _FORMAT, "v": state.version}
     if state.outgoing:
