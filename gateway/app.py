@@ -169,7 +169,6 @@ class Server(uvicorn.Server):
             ws="none",
             lifespan="off",
             log_config=None,
-            log_level="warning",
             access_log=False,
             server_header=False,
             proxy_headers=False,
@@ -196,6 +195,7 @@ class Server(uvicorn.Server):
         self._tell(self.servers[0].sockets[0].getsockname()[1])
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        log.info("draining")
         self._gateway.readiness.serving = False
         self._gateway.hub.close()
         await self._gateway.console.close()

@@ -30,7 +30,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 def configure(log_format: LogFormat, level: LogLevel, *, stream: TextIO | None = None) -> None:
     """Send every logger's records to `stream` (stderr), in `log_format`, from `level` on.
 
-    Repeatable. uvicorn's loggers go the same way, and its access log is off; start it with `log_config=None`.
+    Repeatable. uvicorn's warnings go the same way, and its access log is off; start it with `log_config=None`.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format is LogFormat.JSON else TextFormatter())
@@ -42,6 +42,7 @@ def configure(log_format: LogFormat, level: LogLevel, *, stream: TextIO | None =
         logger.handlers.clear()
         logger.propagate = True
     logging.getLogger("uvicorn.access").disabled = True  # it would log every URL, signed ones too
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # what it says besides, `gateway.app` says itself
 
 
 def mask(line: str) -> str:

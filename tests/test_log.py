@@ -91,7 +91,8 @@ def test_configuring_twice_logs_once(configured: Configured) -> None:
 def test_uvicorn_goes_the_same_way_and_its_access_log_is_off(configured: Configured) -> None:
     logging.getLogger("uvicorn.access").addHandler(logging.StreamHandler(io.StringIO()))
     stream = configured(LogFormat.JSON)
-    logging.getLogger("uvicorn.error").info("started", extra={"color_message": "\x1b[1mstarted"})
+    logging.getLogger("uvicorn.error").info("Started server process [1]")
+    logging.getLogger("uvicorn.error").warning("started", extra={"color_message": "\x1b[1mstarted"})
     logging.getLogger("uvicorn.access").info("GET /objects/x?sig=abc")
     assert [json.loads(line)["message"] for line in stream.getvalue().splitlines()] == ["started"]
     assert "color_message" not in stream.getvalue()

@@ -150,7 +150,7 @@ async def test_an_upload_on_its_way_is_finished_before_the_end(tmp_path: Path) -
         gateway.stop()
 
         async def drains() -> bool:
-            return any("Shutting down" in line for line in gateway.output)
+            return any("draining" in line for line in gateway.output)
 
         await until(drains, "it drains")
         going_on.set()
