@@ -1,0 +1,215 @@
+"""A gateway in memory, with a clock that the test sets."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+
+from gateway import packet
+from gateway.bus.memory import MemoryBus
+from gateway.changes import CLIENT_PREFIX, Changes
+from gateway.live.hub import Hub
+from gateway.metrics import Metrics
+from gateway.registry import Registry
+from gateway.removals import Removals
+from gateway.service import Service, UploadLimits
+from gateway.sweep import Sweep
+from gateway.transit.decisions import VideoRef
+from gateway.transit.policy import Policy
+from gateway.transit.state import ClientId, ClientState, DeviceId, Status, VideoId, decode
+from gateway.wakeups import PushOptions, Wakeups
+from push.sender import Accepted, Outcome, Platform, Wakeup
+from storage.documents import Document, DocumentStore, Due, ScanPage
+from storage.memory import MemoryDocuments, MemoryObjects
+from storage.objects import ObjectsUnavailable
+
+START_S = 1_750_000_000.0
+ALICE, BOB, CAROL = ClientId("alice"), ClientId("bob"), ClientId("carol")
+PHONE, TABLET = DeviceId("phone"), DeviceId("tablet")
+
+
+class Clock:
+    """Seconds since the epoch, as the test says."""
+
+    def __init__(self) -> None:
+        self.now_s = START_S
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    @property
+    def now_ms(self) -> int:
+        return round(self.now_s * 1000)
+
+
+class Documents(DocumentStore):
+    """A store that calls `before` ahead of each of its calls: to fail there, or to have another writer win."""
+
+    def __init__(self, inner: MemoryDocuments) -> None:
+        self.inner = inner
+        self.before: Callable[[str, Sequence[str]], None] = _nothing
+        self.after: Callable[[str, Sequence[str]], None] = _nothing
+
+    def heal(self) -> None:
+        self.before = self.after = _nothing
+
+    async def load(self, keys: Sequence[str]) -> list[Document]:
+        self.before("load", keys)
+        loaded = await self.inner.load(keys)
+        self.after("load", keys)
+        return loaded
+
+    async def commit(self, documents: Sequence[Document]) -> list[Document]:
+        keys = [document.key for document in documents]
+        self.before("commit", keys)
+        written = await self.inner.commit(documents)
+        self.after("commit", keys)
+        return written
+
+    async def due(self, before: int, limit: int) -> list[Due]:
+        self.before("due", ())
+        return await self.inner.due(before, limit)
+
+    async def scan(self, *, cursor: str | None = None, limit: int = 256) -> ScanPage:
+        self.before("scan", ())
+        return await self.inner.scan(cursor=cursor, limit=limit)
+
+    async def close(self) -> None:
+        await self.inner.close()
+
+
+class Objects(MemoryObjects):
+    """Objects whose deletion can be made to fail."""
+
+    down = False
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        if self.down:
+            raise ObjectsUnavailable("down")
+        await super().delete(keys)
+
+
+def _nothing(method: str, keys: Sequence[str]) -> None:
+    return
+
+
+@dataclass
+class Provider:
+    """A push provider that answers what the test says, and keeps what it was sent."""
+
+    answer: Callable[[Wakeup], Outcome] = lambda _: Accepted()
+    sent: list[Wakeup] = field(default_factory=list)
+
+    meanwhile: Callable[[], Awaitable[object]] | None = None
+
+    async def send(self, wakeup: Wakeup) -> Outcome:
+        self.sent.append(wakeup)
+        for _ in range(20):
+            await asyncio.sleep(0)  # others come in between, as they do while a provider answers
+        if self.meanwhile is not None:
+            await self.meanwhile()
+        return self.answer(wakeup)
+
+    async def close(self) -> None:
+        return
+
+
+class Gateway:
+    """One process, and what an app would do with it."""
+
+    def __init__(self, policy: Policy = Policy(), *, with_packet: bool = True) -> None:  # noqa: B008 - frozen
+        self.clock = Clock()
+        self.policy = policy
+        self.metrics = Metrics()
+        self.documents = Documents(MemoryDocuments(clock=self.clock))
+        self.objects = Objects(clock=self.clock)
+        self.bus = MemoryBus()
+        self.provider = Provider()
+        self.removals = Removals(self.objects, self.metrics)
+        self.changes = Changes(
+            documents=self.documents,
+            bus=self.bus,
+            removals=self.removals,
+            policy=policy,
+            metrics=self.metrics,
+            clock=self.clock,
+        )
+        self.service = Service(self.changes, self.objects, UploadLimits())
+        self.registry = Registry(self.changes)
+        self.wakeups = Wakeups(
+            changes=self.changes,
+            service=self.service,
+            registry=self.registry,
+            senders={Platform.APNS: self.provider},
+            options=PushOptions(with_packet=with_packet),
+            metrics=self.metrics,
+        )
+        self.sweep = Sweep(
+            changes=self.changes,
+            service=self.service,
+            registry=self.registry,
+            objects=self.objects,
+            metrics=self.metrics,
+        )
+        self.hub = Hub(self.changes, self.bus, self.metrics)
+
+    def pass_time(self, seconds: float) -> None:
+        self.clock.now_s += seconds
+
+    async def announce(self, sender: ClientId = ALICE, recipient: ClientId = BOB, *, put: bool = True) -> VideoRef:
+        """A video that was announced, and uploaded where `put` says so."""
+        video_id, upload = await self.service.announce(sender, recipient, size=4, content_type="video/mp4")
+        ref = VideoRef(video_id, sender, recipient)
+        if put:
+            await self.put(ref, upload.url)
+        return ref
+
+    async def put(self, ref: VideoRef, url: str) -> None:
+        grant = self.objects.authorize_upload(ref.object_key, dict(parse_qsl(urlsplit(url).query)))
+        await self.objects.receive(grant, chunks())
+
+    async def send(self, sender: ClientId = ALICE, recipient: ClientId = BOB) -> VideoRef:
+        """A video in transit."""
+        ref = await self.announce(sender, recipient)
+        await self.service.confirm(ref)
+        return ref
+
+    async def register(self, client: ClientId = BOB, device: DeviceId = PHONE, token: str = "token") -> None:
+        await self.registry.register(client, device, platform="apns", environment="production", token=token)
+
+    async def state(self, client: ClientId) -> ClientState:
+        [document] = await self.documents.inner.load([CLIENT_PREFIX + client])
+        return decode(client, document.body)
+
+    async def sent_status(self, ref: VideoRef) -> Status | None:
+        found = (await self.state(ref.sender_id)).find_sent(ref.video_id)
+        return found[1].status if found else None
+
+    async def received_status(self, ref: VideoRef) -> Status | None:
+        found = (await self.state(ref.recipient_id)).find_received(ref.video_id)
+        return found[1].status if found else None
+
+    async def stored(self) -> list[str]:
+        return [key async for key in self.objects.list("")]
+
+    async def packet(self, client: ClientId) -> bytes:
+        return packet.encode(await self.state(client))
+
+    async def due(self, client: ClientId) -> int | None:
+        [document] = await self.documents.inner.load([CLIENT_PREFIX + client])
+        return document.due
+
+
+async def chunks() -> AsyncIterator[bytes]:
+    yield b"data"
+
+
+def ids(*refs: VideoRef) -> list[VideoId]:
+    return [ref.video_id for ref in refs]
+
+
+@pytest.fixture
+def gateway() -> Gateway:
+    return Gateway()

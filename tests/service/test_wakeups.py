@@ -1,0 +1,286 @@
+"""The worker: who is due is woken, once, and nobody's failure keeps the others waiting."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from gateway.changes import CLIENT_PREFIX
+from gateway.registry import TOKEN_PREFIX, TokenOwner, hash_token
+from gateway.transit.policy import HOUR_MS
+from gateway.transit.receiving import Acknowledgement
+from gateway.transit.state import Status
+from push.sender import Accepted, Outcome, Rejected, Retry, TokenDead, Wakeup
+from storage.documents import StoreUnavailable
+from tests.service.conftest import ALICE, BOB, CAROL, PHONE, TABLET, Gateway
+
+HOUR_S = HOUR_MS // 1000
+
+
+async def pushes(gateway: Gateway) -> list[Wakeup]:
+    """What one round of the worker sends."""
+    gateway.provider.sent.clear()
+    await gateway.wakeups.round()
+    return list(gateway.provider.sent)
+
+
+async def test_a_device_is_woken_when_it_has_not_acknowledged_in_time(gateway: Gateway) -> None:
+    await gateway.register()
+    ref = await gateway.send()
+    assert await pushes(gateway) == []
+    gateway.pass_time(5)
+    [push] = await pushes(gateway)
+    assert (push.token, push.collapse_id) == ("token", BOB)
+    assert push.packet == await gateway.packet(BOB)
+    assert push.version == (await gateway.state(BOB)).version
+    assert push.alert is not None
+    assert (push.alert.loc_args, push.alert.badge, push.alert.sound) == (("1", "alice"), 1, True)
+    assert await gateway.sent_status(ref) is Status.NOTIFIED
+    assert await pushes(gateway) == []
+
+
+async def test_a_device_that_acknowledged_is_not_woken(gateway: Gateway) -> None:
+    await gateway.register()
+    await gateway.send()
+    await gateway.service.poll(BOB, Acknowledgement(PHONE, (await gateway.state(BOB)).version))
+    gateway.pass_time(5)
+    assert await pushes(gateway) == []
+    assert await gateway.due(BOB) is None
+
+
+async def test_a_kick_wakes_at_once(gateway: Gateway) -> None:
+    gateway.bus.on_kick(gateway.wakeups.kick)
+    await gateway.register()
+    await gateway.send()
+    assert len(await pushes(gateway)) == 1
+
+
+async def test_nobody_is_kicked_while_a_device_listens(gateway: Gateway) -> None:
+    gateway.bus.on_kick(gateway.wakeups.kick)
+    await gateway.bus.subscribe(BOB, lambda _: None, counted=True)
+    await gateway.register()
+    await gateway.send()
+    assert await pushes(gateway) == []
+
+
+async def test_reminders_come_without_a_sound_one_eight_and_24_hours_after_the_first_push(gateway: Gateway) -> None:
+    await gateway.register()
+    await gateway.send()
+    gateway.pass_time(5)
+    [first] = await pushes(gateway)
+    assert first.alert is not None
+    assert first.alert.sound
+    for hours in (1, 7, 16):
+        gateway.pass_time(hours * HOUR_S - 1)
+        assert await pushes(gateway) == []
+        gateway.pass_time(1)
+        [push] = await pushes(gateway)
+        assert push.alert is not None
+        assert not push.alert.sound
+    gateway.pass_time(100 * HOUR_S)
+    assert await pushes(gateway) == []
+
+
+async def test_one_of_two_workers_wins_the_claim(gateway: Gateway) -> None:
+    await gateway.register()
+    await gateway.send()
+    gateway.pass_time(5)
+    await asyncio.gather(gateway.wakeups.look_after(BOB), gateway.wakeups.look_after(BOB))
+    assert len(gateway.provider.sent) == 1
+
+
+async def test_a_dead_token_is_forgotten(gateway: Gateway) -> None:
+    await gateway.register()
+    await gateway.send()
+    gateway.pass_time(5)
+    gateway.provider.answer = lambda _: TokenDead()
+    await gateway.wakeups.round()
+    assert (await gateway.state(BOB)).devices == {}
+    assert await gateway.registry.owner(hash_token("token")) is None
+
+
+async def test_a_token_that_died_before_it_was_registered_is_kept(gateway: Gateway) -> None:
+    since = gateway.clock.now_ms - 1
+    await gateway.register()
+    await gateway.send()
+    gateway.pass_time(5)
+    gateway.provider.answer = lambda _: TokenDead(since)
+    await gateway.wakeups.round()
+    assert PHONE in (await gateway.state(BOB)).devices
+
+
+async def test_a_token_that_was_registered_again_after_it_died_is_kept(gateway: Gateway) -> None:
+    await gateway.register()
+    await gateway.send()
+    gateway.pass_time(60)
+    since = gateway.clock.now_ms
+    gateway.pass_time(60)
+    await gateway.register()
+    gateway.provider.answer = lambda _: TokenDead(since)
+    await gateway.wakeups.round()
+    assert PHONE in (await gateway.state(BOB)).devices
+
+
+async def test_a_phone_that_changed_accounts_gets_no_push_for_the_old_one(gateway: Gateway) -> None:
+    await gateway.register(BOB, PHONE)
+    await gateway.send(ALICE, BOB)
+    before = await gateway.documents.inner.load([CLIENT_PREFIX + BOB])
+    await gateway.register(CAROL, PHONE)
+    # The write that takes the phone out of bob's list was lost.
+    [after] = await gateway.documents.inner.load([CLIENT_PREFIX + BOB])
+    await gateway.documents.inner.commit([replace(before[0], version=after.version)])
+    gateway.pass_time(5)
+    assert await pushes(gateway) == []
+    assert (await gateway.state(BOB)).devices == {}
+    assert await gateway.registry.owner(hash_token("token")) == (CAROL, PHONE, "token")
+
+
+async def test_a_token_that_came_back_while_the_worker_found_it_gone_stays_registered(gateway: Gateway) -> None:
+    """Carol logged in on bob's phone, and bob again, between the worker's look at the token and what it writes."""
+    await gateway.register(BOB, PHONE)
+    await gateway.send(ALICE, BOB)
+    before = await gateway.documents.inner.load([CLIENT_PREFIX + BOB])
+    await gateway.register(CAROL, PHONE)
+    [after] = await gateway.documents.inner.load([CLIENT_PREFIX + BOB])
+    await gateway.documents.inner.commit([replace(before[0], version=after.version)])
+    gateway.pass_time(5)
+    owner = gateway.registry.owner
+
+    async def overtaken(key: str) -> TokenOwner | None:
+        gateway.registry.owner = owner  # type: ignore[method-assign]
+        found = await owner(key)
+        gateway.pass_time(0.01)
+        await gateway.register(BOB, PHONE)
+        return found
+
+    gateway.registry.owner = overtaken  # type: ignore[method-assign]
+    await gateway.wakeups.round()
+    assert PHONE in (await gateway.state(BOB)).devices
+
+
+@pytest.mark.parametrize("answer", [Retry("down"), Retry("busy", 1_500)])
+async def test_a_push_that_a_provider_could_not_take_is_tried_again(gateway: Gateway, answer: Outcome) -> None:
+    await gateway.register()
+    ref = await gateway.send()
+    gateway.pass_time(5)
+    gateway.provider.answer = lambda _: answer
+    assert len(await pushes(gateway)) == 1
+    assert await gateway.sent_status(ref) is Status.UPLOADED
+    gateway.pass_time(2)
+    gateway.provider.answer = lambda _: Accepted()
+    [push] = await pushes(gateway)
+    assert push.alert is not None
+    assert push.alert.sound
+
+
+async def test_a_sender_that_breaks_its_contract_is_tried_again(gateway: Gateway) -> None:
+    def broken(_: Wakeup) -> Outcome:
+        raise RuntimeError("broken")
+
+    await gateway.register()
+    await gateway.send()
+    gateway.pass_time(5)
+    gateway.provider.answer = broken
+    await gateway.wakeups.round()
+    gateway.provider.answer = lambda _: Accepted()
+    gateway.pass_time(2)
+    assert len(await pushes(gateway)) == 1
+
+
+async def test_a_rejected_push_is_not_repeated_for_ever() -> None:
+    gateway = Gateway()
+    gateway.provider.answer = lambda _: Rejected("never like this")
+    await gateway.register()
+    await gateway.send()
+    sent = 0
+    for _ in range(100):
+        gateway.pass_time(HOUR_S)
+        sent += len(await pushes(gateway))
+    assert sent <= 4
+
+
+async def test_a_push_may_tell_the_provider_nothing() -> None:
+    gateway = Gateway(with_packet=False)
+    await gateway.register()
+    ref = await gateway.send()
+    gateway.pass_time(5)
+    [push] = await pushes(gateway)
+    assert push.packet is None
+    assert push.version == (await gateway.state(BOB)).version
+    assert await gateway.sent_status(ref) is Status.NOTIFIED
+
+
+async def test_a_document_that_cannot_be_read_does_not_block_the_others(gateway: Gateway) -> None:
+    await gateway.register(CAROL, TABLET, "other")
+    await gateway.send(ALICE, CAROL)
+    await gateway.register(BOB, PHONE)
+    await gateway.send(ALICE, BOB)
+    [document] = await gateway.documents.inner.load([CLIENT_PREFIX + CAROL])
+    await gateway.documents.inner.commit([replace(document, body=b"what")])
+    gateway.pass_time(5)
+    assert [push.collapse_id for push in await pushes(gateway)] == [BOB]
+    assert await gateway.due(CAROL) == gateway.clock.now_ms + HOUR_MS
+
+
+async def test_a_token_that_cannot_be_read_does_not_block_the_clients_other_devices(gateway: Gateway) -> None:
+    await gateway.register(BOB, PHONE, "token")
+    await gateway.register(BOB, TABLET, "other")
+    await gateway.send()
+    [document] = await gateway.documents.inner.load([TOKEN_PREFIX + hash_token("token")])
+    await gateway.documents.inner.commit([replace(document, body=b"what")])
+    for _ in range(3):
+        gateway.pass_time(HOUR_S + 5)
+        await gateway.wakeups.round()
+    state = await gateway.state(BOB)
+    assert state.devices[TABLET].attempts > 0
+
+
+async def test_a_store_that_fails_while_a_push_is_noted_holds_up_no_fresh_news(gateway: Gateway) -> None:
+    """The store fails after the push; meanwhile a new video has come, which is due in five seconds, not in an hour."""
+    await gateway.register()
+    await gateway.send()
+    gateway.pass_time(5)
+
+    async def news() -> None:
+        gateway.provider.meanwhile = None
+        await gateway.send(CAROL, BOB)
+        gateway.documents.before = failing
+
+    def failing(method: str, keys: Sequence[str]) -> None:
+        gateway.documents.heal()
+        raise StoreUnavailable("gone")
+
+    gateway.provider.meanwhile = news
+    await gateway.wakeups.round()
+    state = await gateway.state(BOB)
+    assert state.due == gateway.clock.now_ms + gateway.policy.ack_grace_ms
+    assert await gateway.due(BOB) == state.due
+
+
+async def test_a_steady_stream_of_news_does_not_put_the_push_off(gateway: Gateway) -> None:
+    """A device that looks connected and is not: every four seconds a video comes, and nobody acknowledges any."""
+    await gateway.bus.subscribe(BOB, lambda _: None, counted=True)
+    await gateway.register()
+    sent = 0
+    for n in range(15):
+        await gateway.send(type(ALICE)(f"sender{n}"), BOB)
+        gateway.pass_time(4)
+        sent += len(await pushes(gateway))
+    assert sent > 0
+
+
+async def test_what_a_peers_document_hides_does_not_keep_a_client_from_being_woken(gateway: Gateway) -> None:
+    """Bob's own video is to expire, but its recipient's document cannot be read: he is woken all the same."""
+    await gateway.register()
+    await gateway.send(BOB, CAROL)
+    [document] = await gateway.documents.inner.load([CLIENT_PREFIX + CAROL])
+    await gateway.documents.inner.commit([replace(document, body=b"what")])
+    gateway.pass_time(31 * 24 * HOUR_S)
+    await gateway.wakeups.round()
+    await gateway.send(ALICE, BOB)
+    sent = 0
+    for _ in range(3):
+        gateway.pass_time(HOUR_S + 5)
+        sent += len(await pushes(gateway))
+    assert sent > 0
