@@ -161,7 +161,7 @@ class Service:
 
         decision = await self.changes.run(ref.sender_id, rule, beside=(ref.recipient_id,))
         if decision.verdict == DUPLICATE:
-            # A day after it ended, the sender's document has forgotten the pair, and no longer says so by itself.
+            # An hour after it ended, the sender's document has forgotten the pair, and no longer says so by itself.
             await self.changes.repair(ref.recipient_id, ref.sender_id)
         return Answer(decision.verdict, decision.state)
 

@@ -167,6 +167,9 @@ class Wakeups:
         except GatewayError as error:
             self._metrics.worker_failures.inc()
             log.warning("a push must wait", extra={"client_id": state.client_id, "error": error.detail})
+        except Exception:
+            self._metrics.worker_failures.inc()
+            log.exception("a push could not be handled", extra={"client_id": state.client_id})
 
     async def _note(self, state: ClientState, push: Push, outcome: Outcome, started: int) -> None:
         self._metrics.pushes.labels(push.device.platform, type(outcome).__name__.lower()).inc()

@@ -12,9 +12,10 @@ SWEEP_MARGIN_MS = DAY_MS
 CLOCK_SKEW_MS = HOUR_MS
 """How far another machine's clock may run ahead before an id that it minted is not believed."""
 
-PAIR_KEEP_MS = DAY_MS
-"""How long an empty pair is remembered. Its version keeps writes that were held up from bringing back what went; no
-call lives for more than seconds."""
+PAIR_KEEP_MS = HOUR_MS
+MOST_EMPTY_PAIRS = 256
+"""How long an empty pair is remembered, and how many, the newest. Its version keeps writes that were held up from
+bringing back what went; no call lives for more than seconds."""
 
 FORGET_MS = 400 * DAY_MS
 """How long a client of whom nothing else is known keeps its packet's version. A device that comes back later would be

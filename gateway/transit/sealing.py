@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from gateway.transit import devices
-from gateway.transit.policy import FORGET_MS, MINUTE_MS, PAIR_KEEP_MS, Policy
+from gateway.transit.policy import FORGET_MS, MINUTE_MS, MOST_EMPTY_PAIRS, PAIR_KEEP_MS, Policy
 from gateway.transit.state import ENDED, ClientId, ClientState, Pair, Video, VideoId, minted_at
 
 
@@ -38,9 +38,11 @@ def _remembered(ended: tuple[VideoId, ...], floor: str, now: int, policy: Policy
 
 
 def _kept(pairs: Mapping[ClientId, Pair], now: int) -> Mapping[ClientId, Pair]:
-    if all(pair.videos for pair in pairs.values()):
+    empty = sorted(pair.version for pair in pairs.values() if not pair.videos)
+    if not empty:
         return pairs
-    return {peer: pair for peer, pair in pairs.items() if pair.videos or pair.version + PAIR_KEEP_MS > now}
+    oldest = max(now - PAIR_KEEP_MS + 1, *empty[-MOST_EMPTY_PAIRS:][:1])
+    return {peer: pair for peer, pair in pairs.items() if pair.videos or pair.version >= oldest}
 
 
 def with_list(

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from gateway.transit import pairs, sending
 from gateway.transit.decisions import Stored
-from gateway.transit.policy import DAY_MS, PAIR_KEEP_MS, Policy
+from gateway.transit.policy import MOST_EMPTY_PAIRS, PAIR_KEEP_MS, Policy
 from gateway.transit.sealing import sealed
 from gateway.transit.state import ClientId, ClientState, Device, DeviceId, Pair, Status, VideoId
 
@@ -127,8 +127,14 @@ def test_an_upload_after_a_record_was_lost_reaches_the_mended_copy() -> None:
     assert [video_id for _, video_id, _ in later.received()] == [minted(NOW + 2)]
 
 
-def test_an_empty_pair_is_remembered_for_a_day() -> None:
+def test_an_empty_pair_is_remembered_for_an_hour() -> None:
     alice = replace(sender(NOW), outgoing={BOB: Pair(NOW, {})})
     assert BOB in sealed(alice, now=NOW + PAIR_KEEP_MS - 1, policy=POLICY).outgoing
     assert BOB not in sealed(alice, now=NOW + PAIR_KEEP_MS, policy=POLICY).outgoing
-    assert PAIR_KEEP_MS == DAY_MS
+
+
+def test_of_many_empty_pairs_the_newest_are_remembered_beside_those_with_videos() -> None:
+    alice = sender(NOW)
+    empty = {ClientId(f"peer{n}"): Pair(NOW + n, {}) for n in range(MOST_EMPTY_PAIRS + 10)}
+    kept = sealed(replace(alice, outgoing={**alice.outgoing, **empty}), now=NOW + 1000, policy=POLICY).outgoing
+    assert set(kept) == {BOB, *list(empty)[10:]}
