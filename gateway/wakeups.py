@@ -84,7 +84,8 @@ class Wakeups:
         """Look after whoever is due, until cancelled."""
         while True:
             try:
-                await self.round()
+                if await self.round() >= BATCH:
+                    continue  # more may be waiting
             except StoreUnavailable as error:
                 log.warning("the due index does not answer", extra={"error": str(error)})
             try:
@@ -94,7 +95,7 @@ class Wakeups:
                 pass
 
     async def round(self) -> int:
-        """Look after those who were kicked and those who are due now; how many there were."""
+        """Look after those who were kicked and those who are due now, a batch at most; how many that went well for."""
         self._woken.clear()
         kicked, self._kicked = self._kicked, {}
         now = self._changes.now()
@@ -102,19 +103,24 @@ class Wakeups:
         self._metrics.due_age_seconds.set((now - due[0].due) / 1000 if due else 0)
         slots = asyncio.Semaphore(AT_ONCE)
         async with asyncio.TaskGroup() as group:
-            for client_id in kicked:
-                group.create_task(self._guarded(slots, client_key(client_id), at_once=True))
-            for entry in due:
-                if _client_of(entry) not in kicked:
+            tasks = [
+                *(group.create_task(self._guarded(slots, client_key(one), at_once=True)) for one in kicked),
+                *(
                     group.create_task(self._guarded(slots, entry.key, at_once=False))
-        return len(kicked) + len(due)
+                    for entry in due
+                    if _client_of(entry) not in kicked
+                ),
+            ]
+        return sum(task.result() for task in tasks)
 
-    async def _guarded(self, slots: asyncio.Semaphore, key: str, *, at_once: bool) -> None:
-        """Look after one client; whatever goes wrong stays with it, and it does not block those behind it."""
+    async def _guarded(self, slots: asyncio.Semaphore, key: str, *, at_once: bool) -> bool:
+        """Look after one client, and whether that went well; what goes wrong stays with it, and does not block those
+        behind it."""
         async with slots:
             client_id = ClientId(key.removeprefix(CLIENT_PREFIX))
             try:
                 await self.look_after(client_id, at_once=at_once)
+                return True
             except GatewayError as error:
                 self._metrics.worker_failures.inc()
                 log.warning("a due client must wait", extra={"client_id": client_id, "error": error.detail})
@@ -124,6 +130,7 @@ class Wakeups:
                 self._metrics.worker_failures.inc()
                 log.exception("a due client could not be handled", extra={"client_id": client_id})
                 await self._put_off(key)
+            return False
 
     async def _put_off(self, key: str) -> None:
         """Move a document on, without reading it."""

@@ -4,7 +4,6 @@ import inspect
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -329,7 +328,6 @@ def masked(text: str) -> Any:
         return text
 
 
-@pytest.mark.skipif(not (shutil.which("curl") and shutil.which("jq")), reason="the examples need curl and jq")
 def test_the_examples_of_the_protocol_work_and_print_what_they_show(tmp_path: Path) -> None:
     wanted = list(examples(PROTOCOL))
     assert len(wanted) > 10

@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from gateway import wakeups
 from gateway.changes import CLIENT_PREFIX
 from gateway.registry import TOKEN_PREFIX, TokenOwner, hash_token
 from gateway.transit.policy import HOUR_MS
 from gateway.transit.receiving import Acknowledgement
-from gateway.transit.state import Status
+from gateway.transit.state import ClientId, Status
 from push.sender import Accepted, Outcome, Rejected, Retry, TokenDead, Wakeup
 from storage.documents import StoreUnavailable
 from tests.service.conftest import ALICE, BOB, CAROL, PHONE, TABLET, Gateway
@@ -284,3 +285,22 @@ async def test_what_a_peers_document_hides_does_not_keep_a_client_from_being_wok
         gateway.pass_time(HOUR_S + 5)
         sent += len(await pushes(gateway))
     assert sent > 0
+
+
+async def test_more_than_a_batch_of_due_clients_is_woken_without_a_pause(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wakeups, "BATCH", 2)
+    monkeypatch.setattr(wakeups, "POLL_S", 3600)
+    clients = [ClientId(f"client{n}") for n in range(7)]
+    for client in clients:
+        await gateway.register(client, token=client)
+        await gateway.send(ALICE, client)
+    gateway.pass_time(5)
+    running = asyncio.create_task(gateway.wakeups.run())
+    async with asyncio.timeout(10):
+        while len(gateway.provider.sent) < len(clients):
+            await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.wait([running])
+    assert {push.collapse_id for push in gateway.provider.sent} == set(clients)
