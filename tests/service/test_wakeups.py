@@ -297,10 +297,16 @@ async def test_more_than_a_batch_of_due_clients_is_woken_without_a_pause(
         await gateway.register(client, token=client)
         await gateway.send(ALICE, client)
     gateway.pass_time(5)
+    all_sent = asyncio.Event()
+
+    async def counted() -> None:
+        if len(gateway.provider.sent) == len(clients):
+            all_sent.set()
+
+    gateway.provider.meanwhile = counted
     running = asyncio.create_task(gateway.wakeups.run())
     async with asyncio.timeout(10):
-        while len(gateway.provider.sent) < len(clients):
-            await asyncio.sleep(0)
+        await all_sent.wait()
     running.cancel()
     await asyncio.wait([running])
     assert {push.collapse_id for push in gateway.provider.sent} == set(clients)
