@@ -126,9 +126,9 @@ async def poll(caller: Caller) -> Reply:
     if known is None or state.version > known:
         return _packet_reply(Packet(state.version, packet.encode(state)))
     if wait is not None:
-        named = caller.device(caller.request.query.get("device_id")) is not None
+        device_id = caller.device(caller.request.query.get("device_id"))
         newer = await caller.request.while_connected(
-            caller.backends.hub.newer(caller.client_id, state.version, wait_s=wait, named=named)
+            caller.backends.hub.newer(caller.client_id, state.version, wait_s=wait, device_id=device_id)
         )
         if newer is not None:
             return _packet_reply(newer)
@@ -260,8 +260,10 @@ async def register_device(caller: Caller) -> Reply:
 
 
 async def unregister_device(caller: Caller) -> Reply:
-    """Log out: no more pushes to this device."""
-    await caller.backends.registry.unregister(caller.client_id, caller.device_in_path())
+    """Log out: no more pushes to this device, and its held polls end."""
+    device_id = caller.device_in_path()
+    await caller.backends.registry.unregister(caller.client_id, device_id)
+    caller.backends.hub.end(caller.client_id, device_id)
     return Reply(204)
 
 
@@ -272,6 +274,7 @@ async def end_client(caller: Caller) -> Reply:
     await backends.service.leave(caller.client_id)
     for device_id, key in held:
         await backends.registry.release(caller.client_id, device_id, key)
+    backends.hub.end(caller.client_id)
     return Reply(204)
 
 

@@ -8,7 +8,7 @@ from gateway.bus.bus import Bus, Publication
 from gateway.changes import Changes
 from gateway.errors import RateLimited
 from gateway.metrics import Metrics
-from gateway.transit.state import ClientId
+from gateway.transit.state import ClientId, DeviceId
 
 HELD_PER_CLIENT = 16
 """Polls that one client may have held at a time in one process: two for each device it can register."""
@@ -29,16 +29,18 @@ class Hub:
         self._changes = changes
         self._bus = bus
         self._metrics = metrics
-        self._held: dict[ClientId, set[asyncio.Future[Packet | None]]] = {}
+        self._held: dict[ClientId, dict[asyncio.Future[Packet | None], DeviceId | None]] = {}
         self._closing = False
 
-    async def newer(self, client_id: ClientId, version: int, *, wait_s: float, named: bool) -> Packet | None:
+    async def newer(
+        self, client_id: ClientId, version: int, *, wait_s: float, device_id: DeviceId | None
+    ) -> Packet | None:
         """The client's packet as soon as it is newer than `version`, or None after `wait_s` seconds or at the end.
 
-        `named`: the poll named its device, and counts as a live socket of it. Subscribes, then loads: nothing
+        A poll that names its device counts as a live socket of it. Subscribes, then loads: nothing
         published in between is missed. Raises RateLimited where the client has too many polls held already.
         """
-        held = self._held.setdefault(client_id, set())
+        held = self._held.setdefault(client_id, {})
         if len(held) >= HELD_PER_CLIENT:
             raise RateLimited("too many polls are held for this client already", retry_after_s=5)
         arrived: asyncio.Future[Packet | None] = asyncio.get_running_loop().create_future()
@@ -47,10 +49,10 @@ class Hub:
             if news.version > version and not arrived.done():
                 arrived.set_result(Packet(news.version, news.packet))
 
-        held.add(arrived)
+        held[arrived] = device_id
         self._metrics.held_polls.inc()
         try:
-            await self._bus.subscribe(client_id, listener, counted=named)
+            await self._bus.subscribe(client_id, listener, counted=device_id is not None)
             state = await self._changes.load(client_id)
             if state.version > version:
                 return Packet(state.version, packet.encode(state))
@@ -63,14 +65,18 @@ class Hub:
         finally:
             await self._bus.unsubscribe(client_id, listener)
             self._metrics.held_polls.dec()
-            held.discard(arrived)
+            held.pop(arrived)
             if not held:
                 self._held.pop(client_id, None)
+
+    def end(self, client_id: ClientId, device_id: DeviceId | None = None) -> None:
+        """Answer the polls that this process holds for a device that has logged out, or for a client that has ended."""
+        for arrived, device in self._held.get(client_id, {}).items():
+            if device_id in (None, device) and not arrived.done():
+                arrived.set_result(None)
 
     def close(self) -> None:
         """Answer every poll that is held: the process ends."""
         self._closing = True
-        for held in self._held.values():
-            for arrived in held:
-                if not arrived.done():
-                    arrived.set_result(None)
+        for client_id in self._held:
+            self.end(client_id)

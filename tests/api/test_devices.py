@@ -148,6 +148,14 @@ async def test_confirming_what_is_complete_already_wakes_nobody_who_was_just_tol
         assert video_id in (await within(anext(pushes)))["packet"]
 
 
+async def test_logging_out_ends_the_polls_that_the_device_has_held(gw: Running, bob: App) -> None:
+    await bob.register("phone", gw.fresh("token"))
+    holding = asyncio.create_task(bob.poll('"0"', wait=60, device_id="phone"))
+    await gw.polls_held(1)
+    await bob.call("DELETE", "/v1/devices/phone")
+    assert (await within(holding)).status_code == 304
+
+
 async def test_a_connected_device_that_does_not_acknowledge_is_woken(tmp_path_factory: pytest.TempPathFactory) -> None:
     async with running_gateway(tmp_path_factory.mktemp("asleep"), ACK_GRACE_S="0.1") as gw:
         alice, bob = gw.app("alice"), gw.app("bob", device="phone")

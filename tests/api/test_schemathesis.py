@@ -13,7 +13,7 @@ from schemathesis.specs.openapi.checks import negative_data_rejection, positive_
 
 from gateway.api.openapi import document
 from gateway.live.hub import Hub, Packet
-from gateway.transit.state import ClientId
+from gateway.transit.state import ClientId, DeviceId
 from tests.running import Running, gateway_in_a_thread, token
 
 CONFIG = SchemathesisConfig.from_dict(
@@ -27,8 +27,10 @@ schema = schemathesis.openapi.from_dict(document(), config=CONFIG).exclude(opera
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     newer = Hub.newer
 
-    async def hardly_held(hub: Hub, client_id: ClientId, version: int, *, wait_s: float, named: bool) -> Packet | None:
-        return await newer(hub, client_id, version, wait_s=min(wait_s, 0.01), named=named)
+    async def hardly_held(
+        hub: Hub, client_id: ClientId, version: int, *, wait_s: float, device_id: DeviceId | None
+    ) -> Packet | None:
+        return await newer(hub, client_id, version, wait_s=min(wait_s, 0.01), device_id=device_id)
 
     folder = tmp_path_factory.mktemp("schemathesis")
     with (

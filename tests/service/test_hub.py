@@ -6,7 +6,8 @@ import pytest
 
 from gateway.errors import RateLimited
 from gateway.live.hub import HELD_PER_CLIENT, Packet
-from tests.service.conftest import ALICE, BOB, CAROL, Gateway
+from gateway.transit.state import DeviceId
+from tests.service.conftest import ALICE, BOB, CAROL, PHONE, TABLET, Gateway
 
 
 async def settle() -> None:
@@ -17,12 +18,12 @@ async def settle() -> None:
 async def test_what_is_newer_already_is_answered_at_once(gateway: Gateway) -> None:
     await gateway.send()
     version = (await gateway.state(BOB)).version
-    found = await gateway.hub.newer(BOB, version - 1, wait_s=60, named=True)
+    found = await gateway.hub.newer(BOB, version - 1, wait_s=60, device_id=PHONE)
     assert found == Packet(version, await gateway.packet(BOB))
 
 
 async def test_a_held_poll_is_answered_with_the_packet_that_comes(gateway: Gateway) -> None:
-    held = asyncio.create_task(gateway.hub.newer(BOB, 0, wait_s=60, named=True))
+    held = asyncio.create_task(gateway.hub.newer(BOB, 0, wait_s=60, device_id=PHONE))
     await settle()
     await gateway.send(ALICE, CAROL)
     await settle()
@@ -41,7 +42,7 @@ async def test_a_packet_published_while_the_state_is_loaded_is_not_missed(gatewa
         return state
 
     gateway.changes.load = overtaken  # type: ignore[method-assign,assignment]
-    found = await gateway.hub.newer(BOB, 0, wait_s=60, named=True)
+    found = await gateway.hub.newer(BOB, 0, wait_s=60, device_id=PHONE)
     assert found is not None
     assert found.body == await gateway.packet(BOB)
 
@@ -49,7 +50,7 @@ async def test_a_packet_published_while_the_state_is_loaded_is_not_missed(gatewa
 async def test_an_older_packet_answers_nobody(gateway: Gateway) -> None:
     ref = await gateway.send()
     version = (await gateway.state(BOB)).version
-    held = asyncio.create_task(gateway.hub.newer(BOB, version, wait_s=60, named=True))
+    held = asyncio.create_task(gateway.hub.newer(BOB, version, wait_s=60, device_id=PHONE))
     await settle()
     await gateway.service.confirm(ref)  # published once more
     await settle()
@@ -59,32 +60,34 @@ async def test_an_older_packet_answers_nobody(gateway: Gateway) -> None:
 
 
 async def test_a_poll_ends_when_its_time_is_over(gateway: Gateway) -> None:
-    assert await gateway.hub.newer(BOB, 0, wait_s=0.001, named=True) is None
+    assert await gateway.hub.newer(BOB, 0, wait_s=0.001, device_id=PHONE) is None
     assert gateway.metrics.held_polls._value.get() == 0
 
 
-@pytest.mark.parametrize("named", [True, False])
-async def test_only_a_poll_that_names_its_device_counts_as_listening(gateway: Gateway, named: bool) -> None:
+@pytest.mark.parametrize("device_id", [PHONE, None])
+async def test_only_a_poll_that_names_its_device_counts_as_listening(
+    gateway: Gateway, device_id: DeviceId | None
+) -> None:
     kicked: list[str] = []
     gateway.bus.on_kick(kicked.append)
     await gateway.register()
-    held = asyncio.create_task(gateway.hub.newer(BOB, 0, wait_s=60, named=named))
+    held = asyncio.create_task(gateway.hub.newer(BOB, 0, wait_s=60, device_id=device_id))
     await settle()
     await gateway.send()
     assert await held is not None
-    assert kicked == ([] if named else [BOB])
+    assert kicked == ([BOB] if device_id is None else [])
 
 
 async def test_a_client_has_only_so_many_polls_held(gateway: Gateway) -> None:
-    held = [asyncio.create_task(gateway.hub.newer(BOB, 0, wait_s=60, named=True)) for _ in range(HELD_PER_CLIENT)]
+    held = [asyncio.create_task(gateway.hub.newer(BOB, 0, wait_s=60, device_id=PHONE)) for _ in range(HELD_PER_CLIENT)]
     await settle()
     with pytest.raises(RateLimited):
-        await gateway.hub.newer(BOB, 0, wait_s=60, named=True)
-    other = asyncio.create_task(gateway.hub.newer(CAROL, 0, wait_s=60, named=True))
+        await gateway.hub.newer(BOB, 0, wait_s=60, device_id=PHONE)
+    other = asyncio.create_task(gateway.hub.newer(CAROL, 0, wait_s=60, device_id=PHONE))
     await settle()
     held[0].cancel()
     await settle()
-    held[0] = asyncio.create_task(gateway.hub.newer(BOB, 0, wait_s=60, named=True))
+    held[0] = asyncio.create_task(gateway.hub.newer(BOB, 0, wait_s=60, device_id=PHONE))
     await settle()
     gateway.hub.close()
     assert await asyncio.gather(*held, other) == [None] * (HELD_PER_CLIENT + 1)
@@ -92,4 +95,22 @@ async def test_a_client_has_only_so_many_polls_held(gateway: Gateway) -> None:
 
 async def test_after_the_end_nothing_is_held(gateway: Gateway) -> None:
     gateway.hub.close()
-    assert await gateway.hub.newer(BOB, 0, wait_s=60, named=True) is None
+    assert await gateway.hub.newer(BOB, 0, wait_s=60, device_id=PHONE) is None
+
+
+async def test_a_device_that_logs_out_has_no_poll_held_any_more(gateway: Gateway) -> None:
+    of_phone = asyncio.create_task(gateway.hub.newer(BOB, 0, wait_s=60, device_id=PHONE))
+    others = [
+        asyncio.create_task(gateway.hub.newer(BOB, 0, wait_s=60, device_id=TABLET)),
+        asyncio.create_task(gateway.hub.newer(BOB, 0, wait_s=60, device_id=None)),
+        asyncio.create_task(gateway.hub.newer(CAROL, 0, wait_s=60, device_id=PHONE)),
+    ]
+    await settle()
+    gateway.hub.end(BOB, PHONE)
+    assert await of_phone is None
+    assert not any(other.done() for other in others)
+    gateway.hub.end(BOB)
+    assert await asyncio.gather(*others[:2]) == [None, None]
+    assert not others[2].done()
+    gateway.hub.end(CAROL)
+    assert await others[2] is None
