@@ -27,7 +27,7 @@ from storage.objects import (
 )
 
 STALL_S = 60.0
-"""How long an upload may pause before its connection is given up."""
+"""How long an upload or a download may pause before it is given up."""
 
 LINGER_S = 10.0
 """How long the rest of an upload that was refused is taken, so that its app gets to read the answer."""
@@ -144,10 +144,20 @@ class Objects:
             headers.append((b"content-range", b"bytes %d-%d/%d" % (start, start + length - 1, size)))
         await send({"type": "http.response.start", "status": 206 if part else 200, "headers": headers})
         if request.scope["method"] == "GET":
-            async for chunk in found.read(start, length):
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            # An app that has left, or that does not read, is sent nothing more: the file is not read for nobody.
+            await request.while_connected(_stream(found.read(start, length), send))
             self._metrics.downloaded_bytes.inc(length)
         await send({"type": "http.response.body", "body": b""})
+
+
+async def _stream(chunks: AsyncIterator[bytes], send: Send) -> None:
+    """Send the chunks. Raises Disconnected when one of them is not taken in time."""
+    async for chunk in chunks:
+        try:
+            async with asyncio.timeout(STALL_S):
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        except TimeoutError as error:
+            raise Disconnected from error
 
 
 async def _refuse_upload(reply: Reply, request: Request, send: Send) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 import re
+import socket
 import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -440,6 +441,28 @@ async def test_a_download_that_is_broken_off_releases_its_file(gw: Running, alic
         assert await within(reader.read(1)) == b"H"
         assert not await closed()
     await until(closed, "the file is closed")
+
+
+async def test_a_download_that_nobody_reads_is_given_up(
+    gw: Running, alice: App, bob: App, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("gateway.api.objects.STALL_S", 0.1)
+    video_id = await alice.send(bob.client_id, os.urandom(LARGE))
+    url = await bob.content_url(video_id)
+
+    async def closed() -> bool:
+        return not any(video_id in name for name in open_files())
+
+    with socket.create_connection(("127.0.0.1", gw.port)) as silent:
+        silent.sendall(request(f"GET {target(url)} HTTP/1.1"))
+
+        async def opened() -> bool:
+            return not await closed()
+
+        await until(opened, "the file is opened")
+        await until(closed, "the file is closed, though the app is still connected")
+    # uvicorn says that the answer was not completed, which is so.
+    caplog.clear()
 
 
 def open_files() -> list[str]:
