@@ -6,16 +6,13 @@ The only place that knows which adapters there are behind the settings.
 import asyncio
 import contextlib
 import logging
-import math
+import resource
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
 
-import uvicorn
 import uvloop
 from starlette.types import ASGIApp
 
@@ -27,17 +24,22 @@ from gateway.api.limits import RateLimiter
 from gateway.api.objects import Objects
 from gateway.api.operator import Readiness
 from gateway.api.routes import Api, application
+from gateway.api.session import Desk
+from gateway.api.socket import SocketDoor
 from gateway.bus.bus import Bus
 from gateway.bus.memory import MemoryBus
 from gateway.changes import Changes
 from gateway.config import Settings
 from gateway.errors import GatewayError
 from gateway.live.arrivals import Arrivals
+from gateway.live.connection import Keepalive
 from gateway.live.hub import Hub
+from gateway.live.wheel import Wheel
 from gateway.metrics import Metrics
 from gateway.parsers import PushContent
 from gateway.registry import Registry
 from gateway.removals import Removals
+from gateway.server import SPARE, Server
 from gateway.service import Service, UploadLimits
 from gateway.sweep import Sweep
 from gateway.transit.decisions import VideoRef
@@ -51,11 +53,11 @@ from storage.objects import ObjectStore, ServedObjectStore
 RESTART_PAUSE_S = 1.0
 """How long a loop in the background rests after a fault of ours, before it goes on."""
 
-KEEP_ALIVE_S = 75
-"""How long an idle HTTP connection is kept: longer than load balancers do (60 s), so that they close it, not we."""
+MOST_RETRY_MS = 5_000
+"""When a process ends, its apps are told to come back after a random time of up to this."""
 
-CUT_OFF_S = 5.0
-"""How long calls may take to end when their connections are cut at the end of the drain; then they are cancelled."""
+OTHER_FILES = 256
+"""File descriptors for all that is no connection of an app."""
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +72,8 @@ class Gateway:
     wakeups: Wakeups
     removals: Removals
     hub: Hub
+    door: SocketDoor
+    wheel: Wheel
     readiness: Readiness
     console: ConsoleSender
 
@@ -101,13 +105,19 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             metrics=metrics,
         )
         bus.on_kick(wakeups.kick)
-        hub = Hub(changes, bus, metrics)
+        wheel = Wheel(asyncio.get_running_loop().time)
+        hub = Hub(changes, bus, metrics, wheel)
         readiness = Readiness(
             {"documents": lambda: documents.load(["ready"]), "objects": lambda: objects.head("ready/ready")}
         )
+        gate = Gate(authorizer, RateLimiter(settings.rate_calls), metrics)
+        backends = Backends(service, registry, hub, settings.public_url)
+        desk = Desk(service, hub, authorizer, RateLimiter(settings.rate_frames), metrics)
+        stack.push_async_callback(desk.close)
+        keepalive = Keepalive(wheel, ping_s=settings.ping_s, pong_s=settings.pong_s)
         api = Api(
-            gate=Gate(authorizer, RateLimiter(settings.rate_calls), metrics),
-            backends=Backends(service, registry, hub, settings.public_url),
+            gate=gate,
+            backends=backends,
             readiness=readiness,
             operator_token=settings.operator_token,
             objects=_served(objects, service, metrics),
@@ -121,6 +131,8 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             wakeups=wakeups,
             removals=removals,
             hub=hub,
+            door=SocketDoor(gate, backends, desk, keepalive),
+            wheel=wheel,
             readiness=readiness,
             console=console,
         )
@@ -129,7 +141,11 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
 @asynccontextmanager
 async def running(gateway: Gateway, settings: Settings, *, worker: bool) -> AsyncIterator[None]:
     """Run what works in the background; with `worker` the wakeups and the sweep too."""
-    loops: list[tuple[str, Callable[[], Awaitable[None]]]] = [("removals", gateway.removals.run)]
+    loops: list[tuple[str, Callable[[], Awaitable[None]]]] = [
+        ("removals", gateway.removals.run),
+        ("wheel", gateway.wheel.run),
+        ("versions", gateway.hub.run),
+    ]
     if worker:
         loops.append(("wakeups", gateway.wakeups.run))
         loops.append(("sweep", lambda: gateway.sweep.run(settings.sweep_s)))
@@ -155,85 +171,41 @@ async def _forever(name: str, loop: Callable[[], Awaitable[None]]) -> None:
 # --- The commands
 
 
-class Server(uvicorn.Server):
-    """uvicorn's server, drained before it waits for connections. `started` is called with the port once it listens.
+def server_of(gateway: Gateway, settings: Settings, started: Callable[[int], None]) -> Server:
+    """The server of a gateway; `started` is called with the port once it listens."""
 
-    It takes no signals: uvicorn's own handling raises a signal it has caught once more at the end, which would end the
-    process before its backends are closed. Whoever runs it sets `should_exit`.
-    """
+    def listening(port: int) -> None:
+        gateway.readiness.serving = True
+        started(port)
 
-    def __init__(self, gateway: Gateway, settings: Settings, started: Callable[[int], None]) -> None:
-        config = uvicorn.Config(
-            gateway.asgi,
-            http="httptools",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=math.ceil(settings.drain_s + CUT_OFF_S),
-        )
-        super().__init__(config)
-        self._gateway = gateway
-        self._address = (settings.host, settings.port)
-        self._drain_s = settings.drain_s
-        self._tell = started
+    async def drain() -> None:
+        gateway.readiness.serving = False
+        gateway.hub.close()
+        await gateway.console.close()
+        await gateway.hub.drain(settings.drain_s, most_retry_ms=MOST_RETRY_MS)
 
-    async def run_here(self) -> None:
-        """Listen and serve until `should_exit`. Raises OSError where it cannot listen."""
-        await self.serve(await _listen(*self._address))
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._gateway.readiness.serving = True
-        self._tell(self.servers[0].sockets[0].getsockname()[1])
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        log.info("draining")
-        self._gateway.readiness.serving = False
-        self._gateway.hub.close()
-        await self._gateway.console.close()
-        overdue = asyncio.get_running_loop().call_later(self._drain_s, self._cut_off)
-        try:
-            await super().shutdown(sockets)
-        finally:
-            overdue.cancel()
-
-    def _cut_off(self) -> None:
-        """End the connections that did not end by themselves: their calls find that the app went away, and clean up."""
-        for connection in list(self.server_state.connections):
-            connection.transport.abort()
+    return Server(
+        gateway.asgi,
+        wheel=gateway.wheel,
+        upgrades=gateway.door,
+        address=(settings.host, settings.port),
+        most=_room_for(settings.max_connections),
+        drain_s=settings.drain_s,
+        started=listening,
+        drain=drain,
+        cut_off=gateway.hub.abort,
+    )
 
 
-async def _listen(host: str, port: int) -> list[socket.socket]:
-    """A socket for each address of `host`. uvicorn, left to do it, would end the process where one cannot be had."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(_bound(*address)) for address in dict.fromkeys(found)]
-        stack.pop_all()
-    return sockets
-
-
-def _bound(
-    family: socket.AddressFamily, kind: socket.SocketKind, protocol: int, _: str, address: tuple[Any, ...]
-) -> socket.socket:
-    # With its protocol, unlike `socket.create_server`: asyncio switches Nagle's algorithm off only where it stands.
-    listening = socket.socket(family, kind, protocol)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listening.bind(address)
-    except OSError:
-        listening.close()
-        raise
-    return listening
+def _room_for(connections: int) -> int:
+    """How many connections this process can have, of those that it may: each takes a file descriptor."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    room = hard - SPARE - OTHER_FILES
+    if connections > room:
+        log.warning("fewer connections than GATEWAY_MAX_CONNECTIONS: too few file descriptors", extra={"room": room})
+    return min(connections, room)
 
 
 @contextlib.contextmanager
@@ -256,7 +228,7 @@ def serve(settings: Settings, *, worker: bool) -> int:
 
 async def _serve(settings: Settings, *, worker: bool) -> int:
     async with open_gateway(settings) as gateway, running(gateway, settings, worker=worker):
-        server = Server(gateway, settings, lambda port: _greet(settings, port, worker=worker))
+        server = server_of(gateway, settings, lambda port: _greet(settings, port, worker=worker))
         with _stopped_by_signals(server):
             await server.run_here()
     return 0

@@ -175,6 +175,16 @@ class Settings:
     rate_calls: Rate | None = _setting(
         parsers.rate, "20/100", "How many calls a client may make a second, and how many at once; 0: no limit."
     )
+    rate_frames: Rate | None = _setting(
+        parsers.rate,
+        "20/100",
+        "How many frames a client may send a second, and how many at once; 0: no limit.",
+    )
+    max_connections: int = _setting(
+        partial(parsers.whole, 1, 1_000_000), "15000", "How many connections a process takes, sockets and others."
+    )
+    ping_s: float = _setting(parsers.span, "25", "How often a socket is pinged.")
+    pong_s: float = _setting(parsers.span, "20", "How long a socket may take to answer a ping before it is closed.")
     drain_s: float = _setting(parsers.pause, "30", "How long a process that is told to stop may take for it.")
     workers: int = _setting(partial(parsers.whole, 1, 256), "1", "How many processes serve.")
     operator_token: str | None = _setting(

@@ -87,6 +87,12 @@ class MethodNotAllowed(GatewayError):
         self.allowed = tuple(allowed)
 
 
+class UpgradeRequired(GatewayError):
+    """The address takes sockets, in version 13 of the WebSocket protocol, and nothing else."""
+
+    code = Code.UPGRADE_REQUIRED
+
+
 class NotStored(GatewayError):
     """The upload is to be confirmed, but its bytes are not there."""
 

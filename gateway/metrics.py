@@ -1,10 +1,30 @@
 """Every metric there is, with bounded labels. Nothing is registered globally: each application has its own."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+class Tally(Collector):
+    """A counter for what happens for each packet: counting is an addition, where the library's takes a lock."""
+
+    def __init__(self, name: str, documentation: str, registry: CollectorRegistry) -> None:
+        self.count = 0
+        self._name = name
+        self._documentation = documentation
+        registry.register(self)
+
+    def collect(self) -> Iterable[Metric]:
+        """What there is now."""
+        return [CounterMetricFamily(self._name, self._documentation, value=self.count)]
+
+    describe = collect
 
 
 class Metrics:
@@ -22,6 +42,17 @@ class Metrics:
             registry=r,
         )
         self.held_polls = Gauge("gateway_held_polls", "Polls that are being held open", registry=r)
+        self.sockets = Gauge("gateway_sockets", "Sockets that are open", registry=r)
+        self.sockets_closed = Counter(
+            "gateway_sockets_closed", "Sockets that ended, by close code", ["code"], registry=r
+        )
+        self.handshakes = Counter("gateway_handshakes", "Sockets asked for, by HTTP status", ["status"], registry=r)
+        self.frames = Counter("gateway_frames", "Messages from apps over sockets", ["type"], registry=r)
+        self.packets = Tally("gateway_packets", "Packets for sockets", r)
+        self.packets_skipped = Tally("gateway_packets_skipped", "Packets that a newer one took the place of", r)
+        self.packets_late = Counter(
+            "gateway_packets_late", "Clients who had missed a packet when versions were compared", registry=r
+        )
         self.results = Counter("gateway_results", "Statuses reported, by what became of them", ["result"], registry=r)
         self.conflicts = Counter("gateway_conflicts", "Changes tried again after a conflict", registry=r)
         self.removals_left = Counter(

@@ -14,8 +14,9 @@ import httpx
 import orjson
 
 from gateway.api.auth import issue_token
-from gateway.app import Gateway, Server, open_gateway, running
+from gateway.app import Gateway, open_gateway, running, server_of
 from gateway.config import Settings
+from gateway.server import Server
 
 SECRET = "correct horse battery staple, and more"
 VIDEO = b"a video, as far as anybody here can tell"
@@ -212,7 +213,14 @@ def token(client_id: str, *, device: str | None = None, ttl_s: float = 3600) -> 
 
 def settings(folder: Path, **given: str) -> Settings:
     """Settings of a gateway in `folder` that no rate limit slows down, unless they are given."""
-    defaults = {"DATA_DIR": str(folder), "PORT": "0", "JWT_SECRET": SECRET, "RATE_CALLS": "0", "DRAIN_S": "5"}
+    defaults = {
+        "DATA_DIR": str(folder),
+        "PORT": "0",
+        "JWT_SECRET": SECRET,
+        "RATE_CALLS": "0",
+        "RATE_FRAMES": "0",
+        "DRAIN_S": "5",
+    }
     return Settings.load({f"GATEWAY_{name}": text for name, text in (defaults | given).items()})
 
 
@@ -222,7 +230,7 @@ async def running_gateway(folder: Path, *, worker: bool = True, **given: str) ->
     chosen = settings(folder, **given)
     listening: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     async with open_gateway(chosen) as gateway, running(gateway, chosen, worker=worker):
-        server = Server(gateway, chosen, listening.set_result)
+        server = server_of(gateway, chosen, listening.set_result)
         serving = asyncio.create_task(server.run_here())
         try:
             await asyncio.wait((serving, listening), return_when=asyncio.FIRST_COMPLETED)

@@ -16,12 +16,12 @@ from prometheus_client import Metric
 
 from gateway.api import bodies, calls, http, objects, openapi
 from gateway.api.auth import MAX_TOKEN
-from gateway.app import KEEP_ALIVE_S
 from gateway.changes import CALL_DEADLINE_S
 from gateway.config import PREFIX, SETTINGS, Settings
 from gateway.errors import STATUS, Code
 from gateway.live.hub import HELD_PER_CLIENT
 from gateway.metrics import Metrics
+from gateway.server import KEEP_ALIVE_S
 from gateway.sweep import Found
 from gateway.transit.decisions import Reason, Result
 from gateway.transit.policy import Policy

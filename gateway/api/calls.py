@@ -260,10 +260,10 @@ async def register_device(caller: Caller) -> Reply:
 
 
 async def unregister_device(caller: Caller) -> Reply:
-    """Log out: no more pushes to this device, and its held polls end."""
+    """Log out: no more pushes to this device, and its socket and its held polls end."""
     device_id = caller.device_in_path()
     await caller.backends.registry.unregister(caller.client_id, device_id)
-    caller.backends.hub.end(caller.client_id, device_id)
+    await caller.backends.hub.log_out(caller.client_id, device_id)
     return Reply(204)
 
 
@@ -274,7 +274,7 @@ async def end_client(caller: Caller) -> Reply:
     await backends.service.leave(caller.client_id)
     for device_id, key in held:
         await backends.registry.release(caller.client_id, device_id, key)
-    backends.hub.end(caller.client_id)
+    await backends.hub.log_out(caller.client_id)
     return Reply(204)
 
 

@@ -15,7 +15,7 @@ import msgspec
 import orjson
 from starlette.types import Receive, Scope, Send
 
-from gateway.errors import STATUS, Code, GatewayError, Invalid, MethodNotAllowed, TooLarge
+from gateway.errors import STATUS, Code, GatewayError, Invalid, MethodNotAllowed, TooLarge, UpgradeRequired
 
 BODY_DEADLINE_S = 20.0
 """How long a body of some KiB may take to arrive."""
@@ -51,6 +51,17 @@ class Reply:
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if head else self.body})
 
+    def last(self) -> bytes:
+        """It as it goes over a connection that ends with it."""
+        lines = [
+            b"HTTP/1.1 %d %b" % (self.status, http.HTTPStatus(self.status).phrase.encode()),
+            *(b"%b: %b" % header for header in self.headers if header[0] != b"connection"),
+            b"content-type: " + self.content_type,
+            b"content-length: %d" % len(self.body),
+            b"connection: close",
+        ]
+        return b"\r\n".join([*lines, b"", self.body])
+
 
 def problem(error: GatewayError) -> Reply:
     """The answer that an error is: a problem document (RFC 9457) with our `code`."""
@@ -60,6 +71,8 @@ def problem(error: GatewayError) -> Reply:
         headers.append((b"retry-after", b"%d" % error.retry_after_s))
     if error.code is Code.UNAUTHORIZED:
         headers.append((b"www-authenticate", b"Bearer"))
+    if isinstance(error, UpgradeRequired):  # RFC 9110, section 15.5.22; RFC 6455, section 4.2.2
+        headers += [(b"upgrade", b"websocket"), (b"connection", b"Upgrade"), (b"sec-websocket-version", b"13")]
     if isinstance(error, MethodNotAllowed):
         headers.append((b"allow", ", ".join(error.allowed).encode()))
     return problem_reply(status, error.detail, code=error.code, headers=headers)

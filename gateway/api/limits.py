@@ -1,4 +1,4 @@
-"""How often a client may call: a token bucket for each, kept as a single number.
+"""How often a client may call, or send: a token bucket for each, kept as a single number.
 
 The generic cell rate algorithm (ITU-T I.371): instead of tokens and when they were counted, it remembers the moment
 at which the bucket will be full again. A call moves that moment on by the time that one token takes.
@@ -33,10 +33,10 @@ class RateLimiter:
         self._older: dict[str, float] = {}
         self._turn_at = clock() + self._fill_s
 
-    def take(self, client_id: str) -> None:
-        """Take one token of `client_id`. Raises RateLimited, with when there will be one, if there is none.
+    def take(self, client_id: str, tokens: int = 1) -> None:
+        """Take tokens of `client_id`. Raises RateLimited, with when there will be so many, if there are not.
 
-        A refused call costs the client nothing.
+        What is refused costs the client nothing.
         """
         if self._unlimited:
             return
@@ -44,10 +44,10 @@ class RateLimiter:
         if now >= self._turn_at:
             self._turn(now)
         full_at = self._full_at.get(client_id) or self._older.get(client_id, now)
-        wait_s = full_at - now - self._ahead_s
+        wait_s = max(full_at, now) - now - self._ahead_s + (tokens - 1) * self._token_s
         if wait_s > 0:
             raise RateLimited("too many calls", retry_after_s=max(1, math.ceil(wait_s)))
-        self._full_at[client_id] = max(full_at, now) + self._token_s
+        self._full_at[client_id] = max(full_at, now) + tokens * self._token_s
 
     def _turn(self, now: float) -> None:
         """Forget the older generation: each of its buckets was last touched a fill time ago or more, and is full."""

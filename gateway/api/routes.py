@@ -8,13 +8,13 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.api import operator
+from gateway.api import operator, socket
 from gateway.api.calls import CALLS, Backends, Call
 from gateway.api.endpoint import Endpoint, Gate, refusal
 from gateway.api.http import Disconnected, Reply, Request, problem
 from gateway.api.objects import Objects
 from gateway.api.openapi import document
-from gateway.errors import MethodNotAllowed, NotFound
+from gateway.errors import MethodNotAllowed, NotFound, UpgradeRequired
 from gateway.live.arrivals import Arrivals
 from storage.objects import SERVED_PATH
 
@@ -67,6 +67,9 @@ def _other_routes(api: Api) -> list[BaseRoute]:
     async def metrics(request: Request) -> Reply:
         return operator.metrics(request, api.gate.metrics, api.operator_token)
 
+    async def plain(_: Request) -> Reply:
+        raise UpgradeRequired("this address takes WebSockets only")
+
     async def openapi(_: Request) -> Reply:
         return Reply(200, description, headers=[(b"cache-control", b"public, max-age=300")])
 
@@ -75,6 +78,7 @@ def _other_routes(api: Api) -> list[BaseRoute]:
         Route("/readyz", _Page(readyz)),
         Route("/metrics", _Page(metrics)),
         Route("/openapi.json", _Page(openapi)),
+        Route(socket.PATH, _Page(plain)),
     ]
     if api.objects is not None:
         routes.append(Route(SERVED_PATH + "{key:path}", api.objects))

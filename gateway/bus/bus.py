@@ -4,9 +4,10 @@ A bus may lose what it carries: every packet is the full state, and whoever miss
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from enum import StrEnum
+from typing import NamedTuple, Protocol
 
-from gateway.transit.state import ClientId
+from gateway.transit.state import ClientId, DeviceId
 
 
 class Publication:
@@ -29,8 +30,37 @@ class Publication:
         return self._packet
 
 
-Listener = Callable[[Publication], None]
-"""Called in the event loop with every publication that arrives; must not block or raise."""
+class Cause(StrEnum):
+    """Why connections are to end."""
+
+    DISPLACED = "displaced"
+    """The same device has connected again."""
+    LOGGED_OUT = "logged out"
+    """The device or the account is gone."""
+
+
+class Dismissal(NamedTuple):
+    """A client's connections that are to end: those of one device, or all of them.
+
+    `rank`: only connections of a lower one. Of a device that connects twice at the same moment, one stays.
+    """
+
+    client_id: ClientId
+    device_id: DeviceId | None
+    cause: Cause
+    rank: int
+
+
+class Listener(Protocol):
+    """A process's connections. Called in the event loop with all that arrives; must not block or raise."""
+
+    def published(self, news: Publication) -> int:
+        """Pass it on; to how many devices, polls that name none apart."""
+        ...
+
+    def dismissed(self, dismissal: Dismissal) -> None:
+        """End those connections."""
+        ...
 
 
 class Bus(Protocol):
@@ -44,13 +74,19 @@ class Bus(Protocol):
         """
         ...
 
-    async def subscribe(self, client_id: ClientId, listener: Listener, *, counted: bool) -> None:
-        """Once this returns, `listener` hears every publication for the client that begins afterwards, unless the bus
-        loses it. `counted`: it stands for a device, so that nobody else need be woken at once."""
+    async def dismiss(self, dismissal: Dismissal) -> None:
+        """Have connections ended, wherever they are. May be lost; never raises for a bus that is down."""
         ...
 
-    async def unsubscribe(self, client_id: ClientId, listener: Listener) -> None:
-        """`listener` hears no more; nothing happens where it was not subscribed."""
+    async def subscribe(self, client_id: ClientId, listener: Listener) -> None:
+        """Once this returns, `listener` hears all for the client that begins afterwards, unless the bus loses it.
+
+        Repeatable: whoever is subscribed stays so, and hears everything once.
+        """
+        ...
+
+    def unsubscribe(self, client_id: ClientId, listener: Listener) -> None:
+        """`listener` need hear no more; nothing happens where it was not subscribed."""
         ...
 
     async def kick(self, client_id: ClientId) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from gateway.bus.bus import Listener, Publication
+from gateway.bus.bus import Dismissal, Listener, Publication
 from gateway.transit.state import ClientId
 
 
@@ -10,27 +10,29 @@ class MemoryBus:
     """A `Bus` within this process: loses nothing, and calls the listeners before `publish` returns."""
 
     def __init__(self) -> None:
-        self._listeners: dict[ClientId, dict[Listener, bool]] = {}
+        self._listeners: dict[ClientId, tuple[Listener, ...]] = {}
         self._kicked: list[Callable[[ClientId], None]] = []
 
     async def publish(self, publications: Sequence[Publication]) -> list[int]:
-        return [self._deliver(publication) for publication in publications]
+        return [
+            sum(listener.published(news) for listener in self._listeners.get(news.client_id, ()))
+            for news in publications
+        ]
 
-    def _deliver(self, publication: Publication) -> int:
-        listeners = self._listeners.get(publication.client_id)
-        if not listeners:
-            return 0
-        for listener in tuple(listeners):
-            listener(publication)
-        return sum(listeners.values())
+    async def dismiss(self, dismissal: Dismissal) -> None:
+        for listener in self._listeners.get(dismissal.client_id, ()):
+            listener.dismissed(dismissal)
 
-    async def subscribe(self, client_id: ClientId, listener: Listener, *, counted: bool) -> None:
-        self._listeners.setdefault(client_id, {})[listener] = counted
+    async def subscribe(self, client_id: ClientId, listener: Listener) -> None:
+        listeners = self._listeners.get(client_id, ())
+        if listener not in listeners:
+            self._listeners[client_id] = (*listeners, listener)
 
-    async def unsubscribe(self, client_id: ClientId, listener: Listener) -> None:
-        listeners = self._listeners.get(client_id, {})
-        listeners.pop(listener, None)
-        if not listeners:
+    def unsubscribe(self, client_id: ClientId, listener: Listener) -> None:
+        left = tuple(other for other in self._listeners.get(client_id, ()) if other is not listener)
+        if left:
+            self._listeners[client_id] = left
+        else:
             self._listeners.pop(client_id, None)
 
     async def kick(self, client_id: ClientId) -> None:

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from tests.running import App, Running, assert_problem, running_gateway, within
+from tests.running import App, Running, assert_problem, running_gateway, until, within
 
 
 async def test_a_registered_device_is_pushed_what_came(gw: Running, alice: App, bob: App) -> None:
@@ -167,7 +167,11 @@ async def test_a_connected_device_that_does_not_acknowledge_is_woken(tmp_path_fa
             polled = (await within(holding)).content
             push = await within(anext(pushes))
         assert push["packet"].encode() == polled
-        assert (await alice.packet())["outgoing"][0]["status"] == "notified"
+
+        async def is_told() -> bool:  # once what the provider said of the push is written down
+            return bool((await alice.packet())["outgoing"][0]["status"] == "notified")
+
+        await until(is_told, "the sender is told")
 
 
 async def test_a_push_may_carry_the_version_alone(tmp_path_factory: pytest.TempPathFactory) -> None:

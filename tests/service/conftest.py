@@ -8,9 +8,11 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 
 from gateway import packet
+from gateway.bus.bus import Dismissal, Publication
 from gateway.bus.memory import MemoryBus
 from gateway.changes import CLIENT_PREFIX, Changes
 from gateway.live.hub import Hub
+from gateway.live.wheel import Wheel
 from gateway.metrics import Metrics
 from gateway.registry import Registry
 from gateway.removals import Removals
@@ -116,6 +118,21 @@ class Provider:
         return
 
 
+class Ears:
+    """A process's connections, as the bus sees them: one device listens, and what it hears is kept."""
+
+    def __init__(self) -> None:
+        self.news: list[Publication] = []
+        self.dismissals: list[Dismissal] = []
+
+    def published(self, news: Publication) -> int:
+        self.news.append(news)
+        return 1
+
+    def dismissed(self, dismissal: Dismissal) -> None:
+        self.dismissals.append(dismissal)
+
+
 class Gateway:
     """One process, and what an app would do with it."""
 
@@ -153,7 +170,8 @@ class Gateway:
             objects=self.objects,
             metrics=self.metrics,
         )
-        self.hub = Hub(self.changes, self.bus, self.metrics)
+        self.wheel = Wheel(self.clock)
+        self.hub = Hub(self.changes, self.bus, self.metrics, self.wheel)
 
     def pass_time(self, seconds: float) -> None:
         self.clock.now_s += seconds

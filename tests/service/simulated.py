@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from gateway.bus.bus import Listener, Publication
+from gateway.bus.bus import Dismissal, Listener, Publication
 from gateway.transit.state import ClientId
 from push.sender import Outcome, Wakeup
 from storage.documents import Conflict, Document, Due, ScanPage, StoreUnavailable, check_documents
@@ -286,10 +286,13 @@ class SimulatedBus:
     async def publish(self, publications: Sequence[Publication]) -> list[int]:
         return [self._publish(publication) for publication in publications]
 
-    async def subscribe(self, client_id: ClientId, listener: Listener, *, counted: bool) -> None:
+    async def dismiss(self, dismissal: Dismissal) -> None:
         return
 
-    async def unsubscribe(self, client_id: ClientId, listener: Listener) -> None:
+    async def subscribe(self, client_id: ClientId, listener: Listener) -> None:
+        return
+
+    def unsubscribe(self, client_id: ClientId, listener: Listener) -> None:
         return
 
     async def kick(self, client_id: ClientId) -> None:

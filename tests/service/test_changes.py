@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 
-from gateway.bus.bus import Publication
 from gateway.service import Said
 from gateway.transit.decisions import Result
 from gateway.transit.state import Status
 from storage.documents import Document
-from tests.service.conftest import ALICE, BOB, CAROL, Gateway
+from tests.service.conftest import ALICE, BOB, CAROL, Ears, Gateway
 
 
 def overtaken(gateway: Gateway, key: str, *, times: int = 1) -> None:
@@ -49,18 +48,15 @@ async def test_a_conflict_after_the_first_write_repeats_the_second_half_only(gat
 
 
 async def test_both_packets_are_published_once_both_halves_are_written(gateway: Gateway) -> None:
-    heard: list[tuple[str, bytes]] = []
-
-    def listener(news: Publication) -> None:
-        heard.append((news.client_id, news.packet))
-
+    ears = Ears()
     for client in (ALICE, BOB):
-        await gateway.bus.subscribe(client, listener, counted=True)
+        await gateway.bus.subscribe(client, ears)
     ref = await gateway.send()
-    assert heard == [(ALICE, await gateway.packet(ALICE)), (BOB, await gateway.packet(BOB))]
-    heard.clear()
+    packets = [(ALICE, await gateway.packet(ALICE)), (BOB, await gateway.packet(BOB))]
+    assert [(news.client_id, news.packet) for news in ears.news] == packets
+    ears.news.clear()
     await gateway.service.confirm(ref)
-    assert heard == [(ALICE, await gateway.packet(ALICE)), (BOB, await gateway.packet(BOB))]
+    assert [(news.client_id, news.packet) for news in ears.news] == packets
 
 
 async def test_a_call_that_changes_nothing_writes_nothing(gateway: Gateway) -> None:

@@ -106,11 +106,11 @@ async def test_a_device_that_logs_out_has_no_poll_held_any_more(gateway: Gateway
         asyncio.create_task(gateway.hub.newer(CAROL, 0, wait_s=60, device_id=PHONE)),
     ]
     await settle()
-    gateway.hub.end(BOB, PHONE)
+    await gateway.hub.log_out(BOB, PHONE)
     assert await of_phone is None
     assert not any(other.done() for other in others)
-    gateway.hub.end(BOB)
+    await gateway.hub.log_out(BOB)
     assert await asyncio.gather(*others[:2]) == [None, None]
     assert not others[2].done()
-    gateway.hub.end(CAROL)
+    await gateway.hub.log_out(CAROL)
     assert await others[2] is None

@@ -14,7 +14,7 @@ from gateway.transit.receiving import Acknowledgement
 from gateway.transit.state import ClientId, Status
 from push.sender import Accepted, Outcome, Rejected, Retry, TokenDead, Wakeup
 from storage.documents import StoreUnavailable
-from tests.service.conftest import ALICE, BOB, CAROL, PHONE, TABLET, Gateway
+from tests.service.conftest import ALICE, BOB, CAROL, PHONE, TABLET, Ears, Gateway
 
 HOUR_S = HOUR_MS // 1000
 
@@ -59,7 +59,7 @@ async def test_a_kick_wakes_at_once(gateway: Gateway) -> None:
 
 async def test_nobody_is_kicked_while_a_device_listens(gateway: Gateway) -> None:
     gateway.bus.on_kick(gateway.wakeups.kick)
-    await gateway.bus.subscribe(BOB, lambda _: None, counted=True)
+    await gateway.bus.subscribe(BOB, Ears())
     await gateway.register()
     await gateway.send()
     assert await pushes(gateway) == []
@@ -261,7 +261,7 @@ async def test_a_store_that_fails_while_a_push_is_noted_holds_up_no_fresh_news(g
 
 async def test_a_steady_stream_of_news_does_not_put_the_push_off(gateway: Gateway) -> None:
     """A device that looks connected and is not: every four seconds a video comes, and nobody acknowledges any."""
-    await gateway.bus.subscribe(BOB, lambda _: None, counted=True)
+    await gateway.bus.subscribe(BOB, Ears())
     await gateway.register()
     sent = 0
     for n in range(15):

@@ -1,0 +1,261 @@
+"""The process's HTTP server: uvicorn's, with the limits that it lacks, sockets taken over, and a drain.
+
+What every connection costs is bounded here: the time and the size of a request's head, how long a peer may not read
+its answer, and how many connections there are.
+"""
+
+import asyncio
+import contextlib
+import logging
+import math
+import socket
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, Protocol, cast
+
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from gateway.api.http import Reply, problem, problem_reply
+from gateway.api.socket import overloaded
+from gateway.live.wheel import Wheel
+
+KEEP_ALIVE_S = 75
+"""How long an idle HTTP connection is kept: longer than load balancers do (60 s), so that they close it, not we."""
+
+HEAD_S = 10.0
+"""How long the head of a request may take to arrive, from the connection on or from its first byte."""
+
+HEAD_BYTES = 64 * 1024
+"""How large the head of a request may be: tokens and signed queries are some KiB."""
+
+UNREAD_S = 60.0
+"""How long a peer may leave an answer unread, without taking a byte, before its connection is cut."""
+
+SPARE = 256
+"""So many connections beyond the limit are still told that there is no room; the rest are cut."""
+
+TURN_S = 5.0
+"""How often a connection is looked at: by so much the two times above may be exceeded."""
+
+CUT_OFF_S = 5.0
+"""How long calls may take to end when their connections are cut at the end of the drain; then they are cancelled."""
+
+log = logging.getLogger(__name__)
+
+Headers = Sequence[tuple[bytes, bytes]]
+_CLOSE = (b"connection", b"close")
+
+
+class Upgrades(Protocol):
+    """Takes over connections on which a socket is asked for."""
+
+    @property
+    def path(self) -> bytes:
+        """Where sockets are asked for."""
+        ...
+
+    @property
+    def sockets(self) -> int:
+        """How many it has taken over that are not over."""
+        ...
+
+    def upgrade(self, transport: asyncio.Transport, query: bytes, headers: Headers, *, room: bool) -> asyncio.Protocol:
+        """What handles the connection from now on. The headers' names are in lower case. Without `room` it only says
+        so."""
+        ...
+
+
+class HttpConnection(HttpToolsProtocol):
+    """One HTTP connection, as uvicorn handles it, until it becomes a socket. The wheel gives it its turns."""
+
+    def __init__(self, *, wheel: Wheel, upgrades: Upgrades, most: int, **given: Any) -> None:
+        super().__init__(**given)
+        self.slot = -1
+        self._wheel = wheel
+        self._upgrades = upgrades
+        self._most = most
+        self._room = True
+        self._head_since_s = wheel.now_s()
+        self._head_bytes = 0
+        self._head_open = True
+        self._unread = 0
+        self._unread_since_s = 0.0
+
+    # --- Taken on and let go
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        taken = len(self.connections) + self._upgrades.sockets
+        if taken > self._most + SPARE:
+            transport.abort()  # not even for an answer is there room
+            return
+        if taken > self._most:
+            self._room = False
+            self.app = _no_room
+        self._wheel.schedule(self, TURN_S)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._wheel.cancel(self)
+        super().connection_lost(exc)
+
+    # --- The head of a request
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._head_open:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES and not self.transport.is_closing():
+                self._refuse(431, f"the head of a request has at most {HEAD_BYTES} bytes here")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._head_open, self._head_bytes, self._head_since_s = True, 0, self._wheel.now_s()
+
+    def on_headers_complete(self) -> None:
+        self._head_open = False
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's signature
+        self._refuse(400, "this is no HTTP request")
+
+    def _refuse(self, status: int, detail: str) -> None:
+        """Answer what is no request, and end the connection."""
+        self.transport.write(problem_reply(status, detail).last())
+        self.transport.close()
+
+    # --- Sockets
+
+    def _should_upgrade(self) -> bool:
+        """Whether this is a handshake at the address of sockets; elsewhere it is answered like any other request."""
+        if self.url.partition(b"?")[0] != self._upgrades.path or self.scope["method"] != "GET":
+            return False
+        upgrade = b",".join(value for name, value in self.headers if name == b"upgrade")
+        return upgrade.strip().lower() == b"websocket" and self.scope["http_version"] == "1.1"
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Another upgrade is ignored, as RFC 9110, section 7.8, allows. It is no news for the log."""
+
+    def handle_websocket_upgrade(self) -> None:
+        self.connections.discard(self)
+        self._wheel.cancel(self)
+        self._unset_keepalive_if_required()
+        query = self.url.partition(b"?")[2]
+        self.transport.set_protocol(self._upgrades.upgrade(self.transport, query, self.headers, room=self._room))
+        self.parser = None  # type: ignore[assignment]  # it refers back to this connection, which nobody needs any more
+
+    # --- Time
+
+    def turn(self, now_s: float) -> float:
+        """Cut the connection if its peer keeps it waiting; the wheel calls it."""
+        if self._head_open and now_s - self._head_since_s >= HEAD_S and not self.transport.is_closing():
+            self._refuse(408, "the request did not arrive in time")
+        unread = self.transport.get_write_buffer_size()
+        if not unread or unread != self._unread:
+            self._unread, self._unread_since_s = unread, now_s
+        elif now_s - self._unread_since_s >= UNREAD_S:
+            self.transport.abort()
+            return 0
+        return TURN_S
+
+
+async def _no_room(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001 - ASGI's signature
+    reply = problem(overloaded())
+    await Reply(reply.status, reply.body, content_type=reply.content_type, headers=[*reply.headers, _CLOSE]).send(send)
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, drained before it waits for connections. `started` is called with the port once it listens.
+
+    `drain`: begun once nobody is let in any more; `cut_off`: called where it was not enough after `drain_s` seconds.
+    It takes no signals: uvicorn's own handling raises a signal it has caught once more at the end, which would end the
+    process before its backends are closed. Whoever runs it sets `should_exit`.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        wheel: Wheel,
+        upgrades: Upgrades,
+        address: tuple[str, int],
+        most: int,
+        drain_s: float,
+        started: Callable[[int], None],
+        drain: Callable[[], Awaitable[None]],
+        cut_off: Callable[[], None],
+    ) -> None:
+        connection = partial(HttpConnection, wheel=wheel, upgrades=upgrades, most=most)
+        config = uvicorn.Config(
+            app,
+            http=cast("type[asyncio.Protocol]", connection),
+            ws="none",  # sockets never reach it: see `HttpConnection.handle_websocket_upgrade`
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=math.ceil(drain_s + CUT_OFF_S),
+            backlog=4096,
+        )
+        super().__init__(config)
+        self._address = address
+        self._drain_s = drain_s
+        self._tell = started
+        self._drain = drain
+        self._cut_off_sockets = cut_off
+
+    async def run_here(self) -> None:
+        """Listen and serve until `should_exit`. Raises OSError where it cannot listen."""
+        await self.serve(await _listen(*self._address))
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._tell(self.servers[0].sockets[0].getsockname()[1])
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        log.info("draining")
+        overdue = asyncio.get_running_loop().call_later(self._drain_s, self._cut_off)
+        for server in self.servers:
+            server.close()
+        try:
+            await asyncio.gather(self._drain(), super().shutdown(sockets))
+        finally:
+            overdue.cancel()
+
+    def _cut_off(self) -> None:
+        """End the connections that did not end by themselves: their calls find that the app went away, and clean up."""
+        self._cut_off_sockets()
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
+
+async def _listen(host: str, port: int) -> list[socket.socket]:
+    """A socket for each address of `host`. uvicorn, left to do it, would end the process where one cannot be had."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(_bound(*address)) for address in dict.fromkeys(found)]
+        stack.pop_all()
+    return sockets
+
+
+def _bound(
+    family: socket.AddressFamily, kind: socket.SocketKind, protocol: int, _: str, address: tuple[Any, ...]
+) -> socket.socket:
+    # With its protocol, unlike `socket.create_server`: asyncio switches Nagle's algorithm off only where it stands.
+    listening = socket.socket(family, kind, protocol)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listening.bind(address)
+    except OSError:
+        listening.close()
+        raise
+    return listening
