@@ -6,9 +6,11 @@ The only place that knows which adapters there are behind the settings.
 import asyncio
 import contextlib
 import logging
+import os
 import resource
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -55,6 +57,16 @@ RESTART_PAUSE_S = 1.0
 
 MOST_RETRY_MS = 5_000
 """When a process ends, its apps are told to come back after a random time of up to this."""
+
+CALLS_PART, CANCEL_PART = 0.8, 0.9
+"""The parts of `DRAIN_S` after which connections are cut off, and calls that do not end by that are cancelled; the rest
+is for closing what they used."""
+
+LEAST_STOP_S = 2.0
+"""So long a process that is told to stop may take whatever `DRAIN_S` says."""
+
+HUNG = 70
+"""The exit code of a process that could not be stopped in time: EX_SOFTWARE in sysexits.h."""
 
 OTHER_FILES = 256
 """File descriptors for all that is no connection of an app."""
@@ -173,6 +185,7 @@ async def _forever(name: str, loop: Callable[[], Awaitable[None]]) -> None:
 
 def server_of(gateway: Gateway, settings: Settings, started: Callable[[int], None]) -> Server:
     """The server of a gateway; `started` is called with the port once it listens."""
+    drain_s = _stop_s(settings) * CALLS_PART
 
     def listening(port: int) -> None:
         gateway.readiness.serving = True
@@ -182,7 +195,7 @@ def server_of(gateway: Gateway, settings: Settings, started: Callable[[int], Non
         gateway.readiness.serving = False
         gateway.hub.close()
         await gateway.console.close()
-        await gateway.hub.drain(settings.drain_s, most_retry_ms=MOST_RETRY_MS)
+        await gateway.hub.drain(drain_s, most_retry_ms=MOST_RETRY_MS)
 
     return Server(
         gateway.asgi,
@@ -190,11 +203,16 @@ def server_of(gateway: Gateway, settings: Settings, started: Callable[[int], Non
         upgrades=gateway.door,
         address=(settings.host, settings.port),
         most=_room_for(settings.max_connections),
-        drain_s=settings.drain_s,
+        drain_s=drain_s,
+        cancel_s=_stop_s(settings) * CANCEL_PART,
         started=listening,
         drain=drain,
         cut_off=gateway.hub.abort,
     )
+
+
+def _stop_s(settings: Settings) -> float:
+    return max(settings.drain_s, LEAST_STOP_S)
 
 
 def _room_for(connections: int) -> int:
@@ -209,11 +227,16 @@ def _room_for(connections: int) -> int:
 
 
 @contextlib.contextmanager
-def _stopped_by_signals(server: Server) -> Iterator[None]:
+def _stopped_by_signals(server: Server, last_resort: "LastResort") -> Iterator[None]:
     """SIGINT and SIGTERM end `server` in peace; a second SIGINT ends it at once."""
+
+    def stop(number: int) -> None:
+        last_resort.arm()
+        server.handle_exit(number, None)
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, server.handle_exit, number, None)
+        loop.add_signal_handler(number, stop, number)
     try:
         yield
     finally:
@@ -221,15 +244,45 @@ def _stopped_by_signals(server: Server) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
+class LastResort:
+    """Ends a process that was told to stop and does not come to its end, because something that it uses hangs.
+
+    Whatever was answered is durable by then; what is cut off finds a gateway that starts as after a crash. A thread of
+    its own: the event loop may be what hangs.
+    """
+
+    def __init__(self, after_s: float) -> None:
+        self._timer = threading.Timer(after_s, self._end)
+        self._timer.daemon = True
+
+    def arm(self) -> None:
+        """From now on the time counts."""
+        with contextlib.suppress(RuntimeError):  # it counts already
+            self._timer.start()
+
+    def disarm(self) -> None:
+        """The process comes to its end by itself."""
+        self._timer.cancel()
+
+    @staticmethod
+    def _end() -> None:
+        log.critical("something hangs: the process ends without closing it")
+        logging.shutdown()
+        os._exit(HUNG)
+
+
 def serve(settings: Settings, *, worker: bool) -> int:
     """Serve until told to stop; the program's exit code."""
-    return uvloop.run(_serve(settings, worker=worker))
+    last_resort = LastResort(_stop_s(settings))
+    code = uvloop.run(_serve(settings, last_resort, worker=worker))
+    last_resort.disarm()
+    return code
 
 
-async def _serve(settings: Settings, *, worker: bool) -> int:
+async def _serve(settings: Settings, last_resort: LastResort, *, worker: bool) -> int:
     async with open_gateway(settings) as gateway, running(gateway, settings, worker=worker):
         server = server_of(gateway, settings, lambda port: _greet(settings, port, worker=worker))
-        with _stopped_by_signals(server):
+        with _stopped_by_signals(server, last_resort):
             await server.run_here()
     return 0
 

@@ -7,12 +7,12 @@ its answer, and how many connections there are.
 import asyncio
 import contextlib
 import logging
-import math
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Protocol, cast
 
+import httptools
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -39,9 +39,6 @@ SPARE = 256
 TURN_S = 5.0
 """How often a connection is looked at: by so much the two times above may be exceeded."""
 
-CUT_OFF_S = 5.0
-"""How long calls may take to end when their connections are cut at the end of the drain; then they are cancelled."""
-
 log = logging.getLogger(__name__)
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -61,9 +58,11 @@ class Upgrades(Protocol):
         """How many it has taken over that are not over."""
         ...
 
-    def upgrade(self, transport: asyncio.Transport, query: bytes, headers: Headers, *, room: bool) -> asyncio.Protocol:
-        """What handles the connection from now on. The headers' names are in lower case. Without `room` it only says
-        so."""
+    def upgrade(
+        self, transport: asyncio.Transport, query: bytes, headers: Headers, *, early: bytes, room: bool
+    ) -> asyncio.Protocol:
+        """What handles the connection from now on. The headers' names are in lower case; `early` came behind them.
+        Without `room` it only says so."""
         ...
 
 
@@ -103,7 +102,17 @@ class HttpConnection(HttpToolsProtocol):
     # --- The head of a request
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            # Another upgrade than to a socket is ignored, as RFC 9110, section 7.8, allows.
+            if self._should_upgrade():
+                self._become_socket(data[upgrade.args[0] :])
+            return
+        except httptools.HttpParserError:
+            self._refuse(400, "this is no HTTP request")
+            return
         if self._head_open:
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES and not self.transport.is_closing():
@@ -116,9 +125,6 @@ class HttpConnection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._head_open = False
         super().on_headers_complete()
-
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's signature
-        self._refuse(400, "this is no HTTP request")
 
     def _refuse(self, status: int, detail: str) -> None:
         """Answer what is no request, and end the connection."""
@@ -134,15 +140,12 @@ class HttpConnection(HttpToolsProtocol):
         upgrade = b",".join(value for name, value in self.headers if name == b"upgrade")
         return upgrade.strip().lower() == b"websocket" and self.scope["http_version"] == "1.1"
 
-    def _unsupported_upgrade_warning(self) -> None:
-        """Another upgrade is ignored, as RFC 9110, section 7.8, allows. It is no news for the log."""
-
-    def handle_websocket_upgrade(self) -> None:
+    def _become_socket(self, early: bytes) -> None:
         self.connections.discard(self)
         self._wheel.cancel(self)
-        self._unset_keepalive_if_required()
         query = self.url.partition(b"?")[2]
-        self.transport.set_protocol(self._upgrades.upgrade(self.transport, query, self.headers, room=self._room))
+        connection = self._upgrades.upgrade(self.transport, query, self.headers, early=early, room=self._room)
+        self.transport.set_protocol(connection)
         self.parser = None  # type: ignore[assignment]  # it refers back to this connection, which nobody needs any more
 
     # --- Time
@@ -168,7 +171,8 @@ async def _no_room(scope: Scope, receive: Receive, send: Send) -> None:  # noqa:
 class Server(uvicorn.Server):
     """uvicorn's server, drained before it waits for connections. `started` is called with the port once it listens.
 
-    `drain`: begun once nobody is let in any more; `cut_off`: called where it was not enough after `drain_s` seconds.
+    `drain`: begun once nobody is let in any more. What was not over after `drain_s` seconds is cut off, sockets by
+    calling `cut_off`; calls that run after `cancel_s` are cancelled.
     It takes no signals: uvicorn's own handling raises a signal it has caught once more at the end, which would end the
     process before its backends are closed. Whoever runs it sets `should_exit`.
     """
@@ -182,6 +186,7 @@ class Server(uvicorn.Server):
         address: tuple[str, int],
         most: int,
         drain_s: float,
+        cancel_s: float,
         started: Callable[[int], None],
         drain: Callable[[], Awaitable[None]],
         cut_off: Callable[[], None],
@@ -190,14 +195,14 @@ class Server(uvicorn.Server):
         config = uvicorn.Config(
             app,
             http=cast("type[asyncio.Protocol]", connection),
-            ws="none",  # sockets never reach it: see `HttpConnection.handle_websocket_upgrade`
+            ws="none",  # sockets never reach it: see `HttpConnection`
             lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
             proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=math.ceil(drain_s + CUT_OFF_S),
+            timeout_graceful_shutdown=cast("int", cancel_s),  # it does not mind a fraction
             backlog=4096,
         )
         super().__init__(config)

@@ -39,11 +39,17 @@ class SocketDoor:
         return self._desk.hub.sockets
 
     def upgrade(
-        self, transport: asyncio.Transport, query: bytes, headers: Sequence[tuple[bytes, bytes]], *, room: bool
+        self,
+        transport: asyncio.Transport,
+        query: bytes,
+        headers: Sequence[tuple[bytes, bytes]],
+        *,
+        early: bytes,
+        room: bool,
     ) -> asyncio.Protocol:
-        """Take over a transport on which a socket was asked for; what handles it from now on. Where there is no `room`
-        for more, that is what it is told."""
-        connection = Connection(transport, self._keepalive)
+        """Take over a transport on which a socket was asked for; what handles it from now on. `early`: what came behind
+        the request. Where there is no `room` for more, that is what it is told."""
+        connection = Connection(transport, self._keepalive, early=early)
         self._desk.start(self._open(connection, query, [*headers], room=room))
         return connection
 

@@ -84,7 +84,11 @@ class Keepalive:
 
 
 class Connection(asyncio.Protocol):
-    """A socket on its way through its states. Until `open` it only keeps the newest packet that it is offered."""
+    """A socket on its way through its states. Until `open` it only keeps the newest packet that it is offered.
+
+    `early`: what the peer sent behind its handshake without waiting for the answer. It should have waited (RFC 6455,
+    section 4.1), but no harm is done.
+    """
 
     __slots__ = (
         "_busy",
@@ -102,10 +106,10 @@ class Connection(asyncio.Protocol):
         "version",
     )
 
-    def __init__(self, transport: asyncio.Transport, keepalive: Keepalive) -> None:
+    def __init__(self, transport: asyncio.Transport, keepalive: Keepalive, *, early: bytes = b"") -> None:
         self._transport = transport
         self._keepalive = keepalive
-        self._parser = Parser(MESSAGE_BYTES)
+        self._parser = Parser(MESSAGE_BYTES, early=early)
         self._session: Session | None = None
         self._state = _State.OPENING
         self._held = True
@@ -135,9 +139,11 @@ class Connection(asyncio.Protocol):
             self.version, waiting = version, packet
         self._transport.write(answer + waiting if waiting else answer)
         self.set_busy(busy=False)
+        self.data_received(b"")  # what came early
         # Not all of those that come back after a restart are to be pinged at the same moment ever after.
         self._next_s = self._now() + self._keepalive.ping_s * random.uniform(0.5, 1)
-        self._keepalive.wheel.schedule(self, self._delay_s(session))
+        if self._state == _State.OPEN:
+            self._keepalive.wheel.schedule(self, self._delay_s(session))
         return True
 
     def refuse(self, answer: bytes) -> None:

@@ -88,17 +88,18 @@ Event = Text | Binary | Ping | Pong | Closed | Failed
 class Parser:
     """Turns what one peer sends into events.
 
-    `max_size`: bytes of the longest message, its fragments together. Memory: at most that much and a frame's header
+    `max_size`: bytes of the longest message, its fragments together. `early`: what came already; the first `feed` reads
+    it. Memory: at most that much and a frame's header
     between two calls; nothing but the object itself while no frame and no message is incomplete.
     """
 
     __slots__ = ("_ended", "_fragments", "_rest", "frames", "max_size")
 
-    def __init__(self, max_size: int) -> None:
+    def __init__(self, max_size: int, *, early: bytes = b"") -> None:
         self.max_size = max_size
         self.frames = 0
         """Frames that were complete so far, fragments and control frames included."""
-        self._rest = b""
+        self._rest = early
         self._fragments: _Fragments | None = None
         self._ended = False
 

@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,10 +51,12 @@ def environment(folder: Path, **given: str) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def started(folder: Path, **given: str) -> AsyncIterator[Program]:
+async def started(
+    folder: Path, *, command: Sequence[str] = ("-m", "gateway", "serve"), **given: str
+) -> AsyncIterator[Program]:
     """The program, once it serves; killed at the end if it still runs."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gateway", "serve"),
+        *(sys.executable, *command),
         env=environment(folder, **given),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
@@ -406,3 +408,46 @@ async def test_a_loop_that_fails_goes_on_and_calls_are_answered(
             await until(failed, "the loop fails")
             video_id = await alice.send("bob")
             assert video_id in (await within(anext(pushes)))["packet"]
+
+
+HANGING = """
+import asyncio, sys, time
+from gateway.config import Settings
+from gateway import app, log
+import os, storage.sqlite, storage.disk
+
+async def waits(*_):
+    await asyncio.sleep(3600)
+
+async def blocks(*_):
+    time.sleep(3600)
+
+hang = {"waits": waits, "blocks": blocks}[sys.argv[1]]
+getattr(sys.modules[sys.argv[2]], sys.argv[3]).close = hang
+settings = Settings.load(os.environ)
+log.configure(settings.log_format, settings.log_level)
+sys.exit(app.serve(settings, worker=True))
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "what"),
+    [
+        ("waits", "storage.sqlite SqliteDocuments"),
+        ("blocks", "storage.disk DiskObjects"),
+        ("waits", "push.console ConsoleSender"),
+    ],
+)
+async def test_a_part_that_hangs_holds_the_end_up_for_no_longer_than_the_drain(
+    tmp_path: Path, how: str, what: str
+) -> None:
+    async with started(tmp_path, command=("-c", HANGING, how, *what.split()), DRAIN_S="2") as gateway:
+        alice = gateway.app("alice")
+        await alice.send("bob")
+        begun = time.monotonic()
+        gateway.stop()
+        assert await gateway.ended() == program.HUNG
+        assert time.monotonic() - begun < 4
+    assert "something hangs" in "".join(gateway.output)
+    async with started(tmp_path) as gateway:
+        assert len((await App(gateway.http, "bob", token("bob")).packet())["incoming"]) == 1

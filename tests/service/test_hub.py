@@ -1,12 +1,18 @@
-"""Polls that are held until there is something newer."""
+"""The connected devices of a process: polls that are held until there is something newer, and sockets."""
 
 import asyncio
+import itertools
+from collections.abc import Sequence
 
 import pytest
 
-from gateway.errors import RateLimited
-from gateway.live.hub import HELD_PER_CLIENT, Packet
-from gateway.transit.state import DeviceId
+from gateway.bus.bus import Cause, Publication
+from gateway.errors import RateLimited, Unavailable
+from gateway.live.frames import text_frame
+from gateway.live.hub import CHECK_S, HELD_PER_CLIENT, SOCKETS_PER_CLIENT, Hub, Packet
+from gateway.service import Said
+from gateway.transit.state import ClientId, DeviceId, Status
+from storage.documents import Document, StoreUnavailable
 from tests.service.conftest import ALICE, BOB, CAROL, PHONE, TABLET, Gateway
 
 
@@ -114,3 +120,255 @@ async def test_a_device_that_logs_out_has_no_poll_held_any_more(gateway: Gateway
     assert not others[2].done()
     await gateway.hub.log_out(CAROL)
     assert await others[2] is None
+
+
+# --- Sockets
+
+
+class Screen:
+    """A socket as the hub sees it, and what came of it."""
+
+    def __init__(self, hub: Hub, device_id: DeviceId = PHONE) -> None:
+        self.device_id = device_id
+        self.rank = hub.rank()
+        self.version = 0
+        self.shown: list[bytes] = []
+        self.asked: list[bool] = []
+        self.dismissed: list[Cause] = []
+        self.retries: list[int] = []
+
+    def offer(self, version: int, frame: bytes, *, asks: bool) -> bool:
+        self.version = version
+        self.shown.append(frame)
+        self.asked.append(asks)
+        return False
+
+    def dismiss(self, cause: Cause) -> None:
+        self.dismissed.append(cause)
+
+    def restart(self, retry_ms: int) -> None:
+        self.retries.append(retry_ms)
+
+    def abort(self) -> None:
+        self.retries.append(-1)
+
+
+async def joined(gateway: Gateway, device_id: DeviceId = PHONE, client_id: ClientId = BOB) -> Screen:
+    screen = Screen(gateway.hub, device_id)
+    await gateway.hub.join(client_id, screen)
+    return screen
+
+
+async def test_every_socket_of_a_client_gets_the_packet_framed_once(gateway: Gateway) -> None:
+    phone, tablet = await joined(gateway), await joined(gateway, TABLET)
+    other = await joined(gateway, client_id=CAROL)
+    await gateway.send()
+    assert phone.shown == [text_frame(await gateway.packet(BOB))]
+    assert phone.shown[0] is tablet.shown[0]
+    assert other.shown == []
+
+
+async def test_a_packet_that_is_published_once_more_goes_to_nobody_who_has_it(gateway: Gateway) -> None:
+    phone = await joined(gateway)
+    ref = await gateway.send()
+    await gateway.service.confirm(ref)
+    assert len(phone.shown) == 1
+    assert gateway.metrics.packets.count == 1
+
+
+async def test_a_packet_says_whether_its_acknowledgement_matters(gateway: Gateway) -> None:
+    phone, sender = await joined(gateway), await joined(gateway, client_id=ALICE)
+    ref = await gateway.send()
+    await gateway.service.report(BOB, [Said(ref.video_id, Status.VIEWED)])
+    assert phone.asked == [True, False]
+    assert sender.asked == [False, False]
+
+
+async def test_a_socket_counts_as_listening_until_it_leaves(gateway: Gateway) -> None:
+    kicked: list[str] = []
+    gateway.bus.on_kick(kicked.append)
+    await gateway.register()
+    phone = await joined(gateway)
+    await gateway.send()
+    assert kicked == []
+    gateway.hub.leave(BOB, phone)
+    await gateway.send()
+    assert kicked == [BOB]
+    assert len(phone.shown) == 1
+
+
+async def test_who_leaves_twice_counts_once(gateway: Gateway) -> None:
+    phone, tablet = await joined(gateway), await joined(gateway, TABLET)
+    gateway.hub.leave(BOB, phone)
+    gateway.hub.leave(BOB, phone)
+    assert gateway.hub.sockets == 1
+    gateway.hub.leave(BOB, tablet)
+    assert gateway.hub.sockets == 0
+    assert await gateway.bus.publish([gateway.hub.publication(await gateway.state(BOB))]) == [0]
+
+
+async def test_a_device_that_connects_again_displaces_its_older_socket_alone(gateway: Gateway) -> None:
+    older, tablet, other = await joined(gateway), await joined(gateway, TABLET), await joined(gateway, client_id=CAROL)
+    gateway.pass_time(0.001)
+    newer = await joined(gateway)
+    await gateway.hub.displace(BOB, newer)
+    assert older.dismissed == [Cause.DISPLACED]
+    assert newer.dismissed == tablet.dismissed == other.dismissed == []
+
+
+async def test_of_two_sockets_that_displace_each_other_exactly_one_stays(gateway: Gateway) -> None:
+    """Through two processes at the same moment."""
+    other_hub = Hub(gateway.changes, gateway.bus, gateway.metrics, gateway.wheel)
+    one = await joined(gateway)
+    other = Screen(other_hub)
+    await other_hub.join(BOB, other)
+    await gateway.hub.displace(BOB, one)
+    await other_hub.displace(BOB, other)
+    assert [Cause.DISPLACED] in (one.dismissed, other.dismissed)
+    assert [] in (one.dismissed, other.dismissed)
+
+
+async def test_logging_out_ends_the_sockets_that_were_open_by_then(gateway: Gateway) -> None:
+    phone, tablet = await joined(gateway), await joined(gateway, TABLET)
+    await gateway.hub.log_out(BOB, PHONE)
+    assert (phone.dismissed, tablet.dismissed) == ([Cause.LOGGED_OUT], [])
+    await gateway.hub.log_out(BOB)
+    assert tablet.dismissed == [Cause.LOGGED_OUT]
+    gateway.pass_time(0.001)
+    again = await joined(gateway)
+    assert again.dismissed == []
+
+
+async def test_a_client_has_only_so_many_sockets_and_a_device_that_comes_back_needs_no_room(gateway: Gateway) -> None:
+    screens = [await joined(gateway, DeviceId(f"device-{n}")) for n in range(SOCKETS_PER_CLIENT)]
+    again = await joined(gateway, DeviceId("device-3"))
+    too_many = Screen(gateway.hub, DeviceId("another"))
+    with pytest.raises(RateLimited):
+        await gateway.hub.join(BOB, too_many)
+    gateway.hub.leave(BOB, too_many)
+    await joined(gateway, client_id=CAROL)
+    assert gateway.hub.sockets == len([*screens, again]) + 1
+
+
+# --- Comparing versions
+
+
+async def compared(gateway: Gateway, seconds: float) -> None:
+    """What the hub does in that time."""
+    comparing = asyncio.create_task(gateway.hub.run())
+    for _ in range(round(seconds)):
+        gateway.pass_time(1)
+        gateway.wheel.advance()
+        await settle()
+    comparing.cancel()
+
+
+async def test_a_packet_that_the_bus_lost_comes_within_five_minutes(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phone = await joined(gateway)
+    held = asyncio.create_task(gateway.hub.newer(BOB, 0, wait_s=3600, device_id=TABLET))
+    await settle()
+
+    async def lost(publications: Sequence[Publication]) -> list[int]:
+        return [1 for _ in publications]
+
+    monkeypatch.setattr(gateway.bus, "publish", lost)
+    await gateway.send()
+    await compared(gateway, CHECK_S + 1)
+    assert phone.shown == [text_frame(await gateway.packet(BOB))]
+    assert held.done()
+    assert (await held) == Packet((await gateway.state(BOB)).version, await gateway.packet(BOB))
+    assert gateway.metrics.packets_late._value.get() == 1
+
+
+async def test_clients_are_compared_once_in_five_minutes_each_and_not_all_at_once(gateway: Gateway) -> None:
+    for n in range(300):
+        await joined(gateway, client_id=ClientId(f"client-{n}"))
+    loads: list[list[str]] = []
+
+    def before(method: str, keys: Sequence[str]) -> None:
+        if method == "load":
+            loads.append(list(keys))
+
+    gateway.documents.before = before
+    await compared(gateway, CHECK_S + 1)
+    first = [key for keys in loads for key in keys]
+    assert len(set(first)) == 300
+    loads.clear()
+    await compared(gateway, CHECK_S)
+    assert len([key for keys in loads for key in keys]) == 300
+    assert max(map(len, loads)) < 30
+
+
+async def test_a_store_that_fails_or_a_damaged_document_does_not_end_the_comparing(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phone = await joined(gateway)
+    await joined(gateway, client_id=CAROL)
+    await gateway.send()
+    phone.version = 0
+    [document] = await gateway.documents.load(["client:carol"])
+    await gateway.documents.commit([Document("client:carol", document.version, b"damaged")])
+    phone.shown.clear()
+
+    def down(method: str, keys: Sequence[str]) -> None:
+        raise StoreUnavailable("down")
+
+    gateway.documents.before = down
+    await gateway.hub.compare([BOB, CAROL])
+    assert phone.shown == []
+    gateway.documents.heal()
+    await gateway.hub.compare([BOB, CAROL])
+    assert phone.shown == [text_frame(await gateway.packet(BOB))]
+
+
+async def test_nothing_is_compared_for_those_who_have_left(gateway: Gateway) -> None:
+    gateway.hub.leave(BOB, await joined(gateway))
+    calls: list[str] = []
+    gateway.documents.before = lambda *call: calls.append(call[0])
+    await compared(gateway, CHECK_S + 1)
+    assert calls == []
+
+
+# --- The end
+
+
+async def test_sockets_are_closed_in_batches_over_the_time_there_is(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screens = [await joined(gateway, client_id=ClientId(f"client-{n}")) for n in range(1000)]
+    told: list[int] = []
+
+    async def step(_: float) -> None:
+        told.append(sum(bool(screen.retries) for screen in screens))
+        if told[-1] == len(screens):
+            for n, screen in enumerate(screens):
+                gateway.hub.leave(ClientId(f"client-{n}"), screen)
+
+    monkeypatch.setattr("gateway.live.hub.asyncio.sleep", step)
+    await gateway.hub.drain(2.0, most_retry_ms=5000)
+    steps = [after - before for before, after in itertools.pairwise([0, *told])]
+    assert sum(steps) == 1000
+    assert 14 <= len(steps) <= 17
+    assert max(steps) <= 70
+    retries = [screen.retries[0] for screen in screens]
+    assert all(0 <= retry <= 5000 for retry in retries)
+    assert len(set(retries)) > 500
+
+
+async def test_few_sockets_are_closed_at_once(gateway: Gateway) -> None:
+    screens = [await joined(gateway, client_id=ClientId(f"client-{n}")) for n in range(40)]
+    draining = asyncio.create_task(gateway.hub.drain(30.0, most_retry_ms=5000))
+    await settle()
+    assert all(screen.retries for screen in screens)
+    gateway.hub.abort()
+    assert all(screen.retries[-1] == -1 for screen in screens)
+    draining.cancel()
+
+
+async def test_after_the_end_no_socket_joins(gateway: Gateway) -> None:
+    gateway.hub.close()
+    with pytest.raises(Unavailable):
+        await joined(gateway)
+    assert gateway.hub.sockets == 0
