@@ -22,7 +22,18 @@ from pathlib import Path
 import httpx
 
 from gateway.api.auth import issue_token
-from gateway.client import Client, GatewayError, Incoming, Outcome, Outgoing, Packet, Push
+from gateway.client import (
+    Announced,
+    Client,
+    GatewayError,
+    Incoming,
+    Live,
+    Outcome,
+    Outgoing,
+    Packet,
+    Push,
+    SocketClosed,
+)
 from gateway.config import Settings
 from gateway.parsers import ConfigError
 from gateway.transit.state import Status
@@ -97,7 +108,8 @@ class Phone:
     def __init__(self, story: Story, column: int, name: str, client: Client) -> None:
         self._story = story
         self._column = column
-        self._news: asyncio.Queue[Packet | GatewayError] = asyncio.Queue()
+        self._news: asyncio.Queue[Packet | GatewayError | SocketClosed] = asyncio.Queue()
+        self._live: Live | None = None
         self.name = name
         self.client = client
         self.got: list[Got] = []
@@ -110,10 +122,17 @@ class Phone:
         self._story.acts()
         self.tell(text)
 
+    @property
+    def live(self) -> Live:
+        """The socket of the app, which is open."""
+        assert self._live is not None
+        return self._live
+
     def take(self, channel: str, packet: Packet) -> Packet:
-        """A packet came, and is applied: the next call acknowledges it."""
+        """A packet came, and is applied unless a newer one was."""
         self.got.append(Got(channel, packet))
-        self.client.applied(packet)
+        if self.client.wants(packet):
+            self.client.applied(packet)
         return packet
 
     async def poll(self) -> Packet:
@@ -128,28 +147,35 @@ class Phone:
         return self.take("sync", (await self.client.sync()).packet)
 
     @asynccontextmanager
-    async def listening(self) -> AsyncIterator[None]:
-        """The app is open: it holds a poll, and tells of every change that it hears of."""
-        before = await self.poll()
-        listener = asyncio.create_task(self._listen(before))
-        try:
-            yield
-        finally:
-            listener.cancel()
-            await asyncio.gather(listener, return_exceptions=True)
+    async def app_open(self, version: int = 0) -> AsyncIterator[None]:
+        """The app is open: it holds a socket, tells of every change that it hears of, and acknowledges it.
 
-    async def _listen(self, before: Packet) -> None:
+        `version`: of the packet that it has; without one it hears first how things are.
+        """
+        self._news = asyncio.Queue()
+        async with self.client.live(version) as self._live:
+            listener = asyncio.create_task(self._listen(self._live, self._latest))
+            try:
+                yield
+            finally:
+                listener.cancel()
+                await asyncio.gather(listener, return_exceptions=True)
+
+    @property
+    def _latest(self) -> Packet | None:
+        """The packet that it has."""
+        return max((got.packet for got in self.got), key=lambda packet: packet.version, default=None)
+
+    async def _listen(self, live: Live, before: Packet | None) -> None:
         try:
-            while True:
-                packet = await self.client.poll(known=before.version, wait=30)
-                if packet is None:
-                    continue
-                self.take("held poll", packet)
-                for change in changes(before, packet, self._story):
+            async for packet in live:
+                self.take("live", packet)
+                for change in changes(before or packet, packet, self._story):
                     self.tell(f"hears: {change} ({self._story.since})")
                 self._news.put_nowait(packet)
+                await live.acknowledge(packet.version)
                 before = packet
-        except GatewayError as error:
+        except (GatewayError, SocketClosed) as error:
             self._news.put_nowait(error)
 
     async def hears(self, expected: str, holds: Callable[[Packet], bool]) -> Packet:
@@ -159,7 +185,7 @@ class Phone:
             async with asyncio.timeout(PATIENCE_S):
                 while packet is None or not holds(packet):
                     news = await self._news.get()
-                    if isinstance(news, GatewayError):
+                    if not isinstance(news, Packet):
                         raise news
                     packet = news
         except TimeoutError:
@@ -189,18 +215,23 @@ def changes(before: Packet, after: Packet, story: Story) -> Iterator[str]:
 async def tour(story: Story, alice: Phone, bob: Phone) -> None:
     """All of it."""
     await alice.client.register("apns", f"push-token-of-{alice.name}")
-    alice.tell("registers, opens the app, waits for news")
     await bob.client.register("fcm", f"push-token-of-{bob.name}")
-    bob.tell("registers, and closes the app")
-    async with alice.listening(), pushes_of(bob) as pushes:
+    async with alice.app_open(), pushes_of(bob) as pushes:
+        alice.tell("registers, opens the app, holds a socket")
+        bob.tell("registers, and closes the app")
         story.chapter("Bob's app is closed: a push wakes it")
-        await first_video(story, alice, bob, pushes)
-        async with bob.listening():
-            story.chapter("Both apps are open: a newer video replaces one that was not seen yet")
-            bob.tell("leaves the app open, waits for news")
-            await second_and_third_video(story, alice, bob)
+        first = await first_video(story, alice, bob, pushes)
+        async with bob.app_open():
+            bob.tell("holds a socket")
+            await seen_video(alice, bob, first)
+            story.chapter("Bob is cut off while a video is on its way, and a newer one replaces it")
+            await second_video(story, alice, bob)
+        third = await sent_video(story, alice, bob, "the 3rd")
+        bob.tell("connects again, with the version that it has")
+        async with bob.app_open(bob.client.version):
+            await third_video(alice, bob, third)
             story.chapter("Alice changes her mind")
-            await cancelled_video(story, alice, bob)
+            await cancelled_video(alice, bob, third)
 
 
 @asynccontextmanager
@@ -218,8 +249,8 @@ async def pushes_of(phone: Phone) -> AsyncIterator[AsyncIterator[Push]]:
         yield pushes
 
 
-async def first_video(story: Story, alice: Phone, bob: Phone, pushes: AsyncIterator[Push]) -> None:
-    """One video's whole life."""
+async def first_video(story: Story, alice: Phone, bob: Phone, pushes: AsyncIterator[Push]) -> str:
+    """A video comes to a phone whose app is closed; its id."""
     video_id = await sent_video(story, alice, bob, "the 1st")
     push = await woken(story, bob, pushes)
     await alice.hears("Bob was notified", lambda packet: status(packet, video_id) is Status.NOTIFIED)
@@ -227,30 +258,43 @@ async def first_video(story: Story, alice: Phone, bob: Phone, pushes: AsyncItera
     packet = await bob.sync()
     expect(only(packet.incoming) == video_id, "Bob's sync to list the 1st video alone", packet)
     bob.tell("opens the app, which syncs: 1 video waits")
+    return video_id
+
+
+async def seen_video(alice: Phone, bob: Phone, video_id: str) -> None:
+    """The rest of a video's life, in apps that are open."""
+    await bob.hears("the 1st video waits", lambda packet: only(packet.incoming) == video_id)
     await bob.poll()
     await downloaded(bob, video_id)
     await reached(alice, bob, video_id, Status.DOWNLOADED)
     await reached(alice, bob, video_id, Status.VIEWED)
-    packet = await bob.poll()
-    expect(not packet.incoming, "nothing to wait for Bob once he has seen the video", packet)
+    await bob.hears("nothing waits once he has seen it", lambda packet: not packet.incoming)
     await alice.sync()
     await alice.poll()
 
 
-async def second_and_third_video(story: Story, alice: Phone, bob: Phone) -> None:
-    """A video that was not seen is replaced by the next."""
-    second = await sent_video(story, alice, bob, "the 2nd")
-    await bob.hears("the 2nd video waits", lambda packet: only(packet.incoming) == second)
-    third = await sent_video(story, alice, bob, "the 3rd")
-    packet = await bob.hears("the 3rd video waits", lambda packet: packet.received(third) is not None)
+async def second_video(story: Story, alice: Phone, bob: Phone) -> None:
+    """A video of which the phone that it is for hears nothing: a push is sent at once, and never looked at."""
+    announced = await announced_video(story, alice, bob, "the 2nd")
+    bob.live.abort()
+    bob.tell("is cut off: its TCP connection is gone")
+    await uploaded_video(alice, announced)
+    video_id = announced.video_id
+    await alice.hears("a push was sent to Bob", lambda packet: status(packet, video_id) is Status.NOTIFIED)
+
+
+async def third_video(alice: Phone, bob: Phone, third: str) -> None:
+    """The video that replaced one that was not seen: a phone that comes back hears of what is, not of what was."""
+    packet = await bob.hears("the 3rd video waits", lambda _: True)
     expect(only(packet.incoming) == third, "the 3rd video to replace the 2nd (GATEWAY_VIDEOS_PER_PAIR=1)", packet)
+    newest = await bob.poll()
+    expect(packet.body == newest.body, "the first packet that Bob hears to be the newest", packet)
     packet = await alice.hears("Bob was notified", lambda packet: status(packet, third) is Status.NOTIFIED)
     expect(only(packet.outgoing) == third, "the 3rd video to be on its way alone", packet)
 
 
-async def cancelled_video(story: Story, alice: Phone, bob: Phone) -> None:
+async def cancelled_video(alice: Phone, bob: Phone, video_id: str) -> None:
     """A video that is on its way is called back."""
-    [video_id] = [video_id for video_id, called in story.videos.items() if called == "the 3rd"]
     alice.acts("cancels the 3rd video")
     result = await alice.client.delete(video_id, bob.name)
     expect(result.outcome is Outcome.APPLIED, "the cancellation to be applied", result)
@@ -260,16 +304,26 @@ async def cancelled_video(story: Story, alice: Phone, bob: Phone) -> None:
 
 async def sent_video(story: Story, alice: Phone, bob: Phone, called: str) -> str:
     """Alice sends Bob the video; its id."""
-    size = VIDEO.stat().st_size
-    announced = await alice.client.announce(bob.name, size=size)
+    announced = await announced_video(story, alice, bob, called)
+    await uploaded_video(alice, announced)
+    return announced.video_id
+
+
+async def announced_video(story: Story, alice: Phone, bob: Phone, called: str) -> Announced:
+    """Alice is about to send Bob the video."""
+    announced = await alice.client.announce(bob.name, size=VIDEO.stat().st_size)
     story.videos[announced.video_id] = called
-    alice.tell(f"announces {called} video, {size:,} bytes")
+    alice.tell(f"announces {called} video, {announced.size:,} bytes")
+    return announced
+
+
+async def uploaded_video(alice: Phone, announced: Announced) -> None:
+    """Alice's phone stores the bytes, and says so."""
     alice.acts("uploads it to the signed URL")
     await alice.client.upload(announced, VIDEO)
-    result = await alice.client.confirm(announced.video_id, bob.name)
+    result = await alice.live.confirm(announced.video_id, announced.recipient_id)
     expect(result.outcome in {Outcome.APPLIED, Outcome.DUPLICATE}, "the upload to be confirmed", result)
     alice.tell("confirms it" + (" (the gateway had seen it)" if result.outcome is Outcome.DUPLICATE else ""))
-    return announced.video_id
 
 
 async def woken(story: Story, bob: Phone, pushes: AsyncIterator[Push]) -> Push:
@@ -299,7 +353,7 @@ async def downloaded(bob: Phone, video_id: str) -> None:
 async def reached(alice: Phone, bob: Phone, video_id: str, state: Status) -> None:
     """Bob reports a status, and Alice hears of it."""
     bob.acts(f"reports: {state}")
-    result = await bob.client.report(video_id, state)
+    result = await bob.live.report(video_id, state)
     expect(result.outcome is Outcome.APPLIED, f"{state} to be applied", result)
     await alice.hears(f"her video is {state}", lambda packet: status(packet, video_id) is state)
 
@@ -455,7 +509,7 @@ async def account(visit: Visited, client_id: str, http: httpx.AsyncClient) -> As
 
 
 async def run(address: str | None) -> None:
-    """The whole tour. Raises TourFailed, GatewayError, ConfigError."""
+    """The whole tour. Raises TourFailed, GatewayError, SocketClosed, ConfigError."""
     async with visited(address) as visit:
         mark = secrets.token_hex(2)
         names = (f"tour-alice-{mark}", f"tour-bob-{mark}")
@@ -473,8 +527,8 @@ async def run(address: str | None) -> None:
             alice, bob = Phone(story, 0, names[0], alices), Phone(story, 1, names[1], bobs)
             await tour(story, alice, bob)
             story.chapter("However a packet came, it was the same")
-            print(equal_bytes(bob, {"push", "poll", "sync"}))
-            print(equal_bytes(alice, {"held poll", "poll", "sync"}))
+            print(equal_bytes(bob, {"live", "push", "poll", "sync"}))
+            print(equal_bytes(alice, {"live", "poll", "sync"}))
         print("\nAll is as it should be. Both accounts are gone again.")
 
 
@@ -483,7 +537,7 @@ def failures_told() -> Iterator[None]:
     """Ends the process with 1, and a sentence, where something is not as it should be."""
     try:
         yield
-    except (TourFailed, GatewayError) as error:
+    except (TourFailed, GatewayError, SocketClosed) as error:
         sys.exit(f"tour: FAILED: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -61,14 +61,16 @@ def assert_toured(tour: Toured) -> None:
     assert times == sorted(times)
     assert_shown(
         [alice for _, alice, _ in tour.columns if alice],
-        "registers",
+        "registers, opens the app, holds a socket",
         "announces the 1st video, 41,348 bytes",
         "uploads it",
         "hears: the 1st video is notified",
         "hears: the 1st video is downloaded",
         "hears: the 1st video is viewed",
         "announces the 2nd video",
+        "hears: the 2nd video is notified",
         "announces the 3rd video",
+        "hears: the 3rd video is notified",
         "cancels the 3rd video",
         "hears: the 3rd video is gone",
     )
@@ -77,15 +79,18 @@ def assert_toured(tour: Toured) -> None:
         "registers",
         "is woken by a push: 1 video",
         "opens the app, which syncs: 1 video",
+        "holds a socket",
         "downloads it: the same 41,348 bytes",
         "reports: downloaded",
         "reports: viewed",
-        "hears: the 2nd video waits",
+        "is cut off",
+        "connects again, with the version that it has",
         "hears: the 3rd video waits",
         "hears: the 3rd video is gone",
     )
-    assert re.search(r"tour-bob-.*: version [0-9]+, [0-9]+ bytes by poll, push, sync: equal", tour.said)
-    assert re.search(r"tour-alice-.*: version [0-9]+, [0-9]+ bytes by held poll, poll, sync: equal", tour.said)
+    assert "hears: the 2nd video" not in " ".join(bob for _, _, bob in tour.columns)
+    assert re.search(r"tour-bob-.*: version [0-9]+, [0-9]+ bytes by live, poll, push, sync: equal", tour.said)
+    assert re.search(r"tour-alice-.*: version [0-9]+, [0-9]+ bytes by live, poll, sync: equal", tour.said)
     assert "All is as it should be." in tour.said
 
 

@@ -1,15 +1,20 @@
 """The reference client: the protocol's calls as an app makes them, and what it does when one fails.
 
-Needs httpx and orjson, and nothing of the server. A `Client` speaks for one device of one account:
+Needs httpx, orjson and websockets, and nothing of the server. A `Client` speaks for one device of one account:
 
     async with Client("https://gateway.example.com", token, device_id="phone") as client:
         sent = await client.send_video(Path("hello.mp4"), "bob")
         packet = await client.poll()
         client.applied(packet)
+        async with client.live(client.version) as live:
+            async for packet in live:
+                client.applied(packet)
+                await live.acknowledge(packet.version)
 
 Each call acknowledges the newest packet that was handed to `applied`, and nothing else: a packet that arrived but was
-not applied may still get lost. Failures are `GatewayError`; its `remedy` says what the protocol has an app do about
-it. Tokens and signed URLs appear in no `repr`, no exception and no log, httpx's own included.
+not applied may still get lost. Failures are `GatewayError`, and `SocketClosed` for a socket that ends; the `remedy` of
+either says what the protocol has an app do about it. Tokens and signed URLs appear in no `repr`, no exception and no
+log, those of httpx and websockets included.
 """
 
 from gateway.client.calls import CALL_S, STALL_S, Token
@@ -20,9 +25,11 @@ from gateway.client.failures import (
     DownloadError,
     GatewayError,
     Remedy,
+    SocketClosed,
     UploadError,
     retrying,
 )
+from gateway.client.live import Live
 from gateway.client.messages import (
     Alert,
     Announced,
@@ -49,6 +56,7 @@ __all__ = [
     "DownloadError",
     "GatewayError",
     "Incoming",
+    "Live",
     "Outcome",
     "Outgoing",
     "Packet",
@@ -57,6 +65,7 @@ __all__ = [
     "Remedy",
     "Report",
     "Result",
+    "SocketClosed",
     "Source",
     "Synced",
     "Token",

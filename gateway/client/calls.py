@@ -6,11 +6,16 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
+from typing import TypeVar
 
 import httpx
 import orjson
+from websockets.asyncio.client import ClientConnection
 
 from gateway.client.failures import GatewayError, reaching, refusal
+from gateway.client.live import opened
+
+T = TypeVar("T")
 
 CALL_S = 20.0
 """How long a call may take unless a client is told otherwise; a held poll may take its wait longer."""
@@ -30,7 +35,7 @@ class Calls:
         self._bearer = Bearer(token)
         self._http = http or httpx.AsyncClient()
         self._owns_http = http is None
-        self._call_s = call_s
+        self.call_s = call_s
 
     async def close(self) -> None:
         """Close the connections that it opened itself."""
@@ -49,27 +54,34 @@ class Calls:
         error: type[GatewayError] = GatewayError,
     ) -> httpx.Response:
         """The answer of a call that succeeded; once more with a new token where the one it had is refused."""
-        timeout_s = self._call_s + held_s
-        refused: str | None = None
-        while True:
-            token = await self._bearer.token(instead_of=refused)
+        timeout_s = self.call_s + held_s
+
+        async def attempt(token: str) -> httpx.Response:
             request = self._request(method, path, token, timeout_s, query=query, body=body, headers=headers)
             with reaching(error):
                 async with asyncio.timeout(timeout_s):
                     answer = await self._http.send(request)
             if answer.is_success or answer.status_code == HTTPStatus.NOT_MODIFIED:
                 return answer
-            if answer.status_code != HTTPStatus.UNAUTHORIZED or refused or not self._bearer.renewable:
-                raise refusal(answer, error)
-            refused = token
+            raise refusal(answer, error)
+
+        return await self._bearer.accepted(attempt)
+
+    async def socket(self, path: str, query: Mapping[str, str]) -> ClientConnection:
+        """A socket that the gateway has opened; likewise."""
+
+        async def attempt(token: str) -> ClientConnection:
+            return await opened(self._address + path, query, token, within_s=self.call_s)
+
+        return await self._bearer.accepted(attempt)
 
     @asynccontextmanager
     async def streamed(self, path: str, *, idle_s: float) -> AsyncIterator[httpx.Response]:
         """The answer of a GET that succeeded, its bytes still to come, with at most `idle_s` seconds between them."""
-        timeout = httpx.Timeout(self._call_s, read=idle_s)
+        timeout = httpx.Timeout(self.call_s, read=idle_s)
         request = self._request("GET", path, await self._bearer.token(), timeout)
         with reaching():
-            async with asyncio.timeout(self._call_s):
+            async with asyncio.timeout(self.call_s):
                 answer = await self._http.send(request, stream=True)
         try:
             if not answer.is_success:
@@ -91,7 +103,7 @@ class Calls:
     ) -> httpx.Response:
         """Whatever a signed URL answers. The call goes without the token, which is none of the store's business, and
         shows its URL in no log. Raises what httpx raises."""
-        timeout = httpx.Timeout(STALL_S, connect=self._call_s)
+        timeout = httpx.Timeout(STALL_S, connect=self.call_s)
         request = self._http.build_request(method, url, headers=headers, content=content, timeout=timeout)
         request.headers.pop("authorization", None)
         request.url = SignedUrl(request.url)
@@ -130,9 +142,15 @@ class Bearer:
         self._renewing = asyncio.Lock()
         self._current: str | None = None
 
-    @property
-    def renewable(self) -> bool:
-        return callable(self._source)
+    async def accepted(self, attempt: Callable[[str], Awaitable[T]]) -> T:
+        """What comes of trying with the token; once more with a new one where it is refused and can be renewed."""
+        token = await self.token()
+        try:
+            return await attempt(token)
+        except GatewayError as error:
+            if error.status != HTTPStatus.UNAUTHORIZED or not callable(self._source):
+                raise
+        return await attempt(await self.token(instead_of=token))
 
     async def token(self, *, instead_of: str | None = None) -> str:
         """The token in use, or a new one where that is the one that was refused. Calls that fail together share it."""

@@ -15,6 +15,7 @@ from gateway.client.calls import CALL_S, Calls, Token
 from gateway.client.delivery import Delivery
 from gateway.client.failures import BACKOFF, Backoff, DownloadError, reaching, retrying, understood
 from gateway.client.fields import Fields
+from gateway.client.live import Live, listening
 from gateway.client.messages import Announced, Packet, Push, Report, Result, Synced
 from gateway.client.transfers import Progress, Source
 from gateway.transit.state import ClientId, DeviceId, Status
@@ -48,6 +49,7 @@ class Client:
         self.client_id = None if client_id is None else ClientId(client_id)
         self._calls = Calls(self.address, token, http, call_s)
         self._version = version
+        self._logged_out = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -180,6 +182,18 @@ class Client:
         self._learn(synced.packet)
         return synced
 
+    @asynccontextmanager
+    async def live(self, version: int = 0) -> AsyncIterator[Live]:
+        """This client's packets as they come, over a socket that is open for the time of the block.
+
+        `version`: of the packet that this device has applied: it is acknowledged, and only newer ones come. With 0, the
+        newest comes first.
+        """
+        self._logged_out = False
+        socket = await self._calls.socket("/v1/ws", {**self._seen(), "version": str(version)})
+        async with listening(socket, call_s=self._calls.call_s, logged_out=lambda: self._logged_out) as live:
+            yield live
+
     async def register(
         self,
         platform: Literal["apns", "fcm"],
@@ -191,11 +205,13 @@ class Client:
         await self._calls.call("PUT", self._device_path(), body=body)
 
     async def unregister(self) -> None:
-        """Log out: this device gets no more pushes."""
+        """Log out: this device gets no more pushes, and its socket ends."""
+        self._logged_out = True
         await self._calls.call("DELETE", self._device_path())
 
     async def end(self) -> None:
-        """End the account: devices and sent videos go, received ones expire for their senders."""
+        """End the account: devices and sent videos go, received ones expire for their senders, sockets end."""
+        self._logged_out = True
         await self._calls.call("DELETE", "/v1/client")
 
     @asynccontextmanager

@@ -69,6 +69,42 @@ class GatewayError(Exception):
         return self.remedy in {Remedy.RETRY, Remedy.RENEW}
 
 
+class SocketClosed(Exception):
+    """A socket that has ended, whoever ended it.
+
+    `code`: of the gateway's close frame, or 1006 where none came. `retry_s`: how long it wants the app to stay away, if
+    it said so.
+    """
+
+    _REMEDIES: ClassVar[Mapping[int, Remedy]] = {
+        **dict.fromkeys((1002, 1003, 1007, 1009, 4400), Remedy.NONE),
+        4401: Remedy.RENEW,
+        4409: Remedy.NONE,
+    }
+
+    def __init__(self, code: int, reason: str, *, logged_out: bool = False) -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason
+        self.retry_s = _restart_s(reason) if code == 1012 else None
+        self._logged_out = logged_out
+
+    def __str__(self) -> str:
+        return f"the socket was closed with {self.code}" + (f": {self.reason}" if self.reason else "")
+
+    @property
+    def remedy(self) -> Remedy:
+        """What the protocol has an app do about it that wants to hear more: connect again, with a new token if need be,
+        or not at all."""
+        return Remedy.NONE if self._logged_out else self._REMEDIES.get(self.code, Remedy.RETRY)
+
+
+def _restart_s(reason: str) -> float | None:
+    with contextlib.suppress(ValueError):
+        return max(0, Fields.parse(reason.encode()).number("retry_ms")) / 1000
+    return None
+
+
 class UploadError(GatewayError):
     """The object store did not take a video."""
 
@@ -134,13 +170,20 @@ def reaching(error: type[GatewayError] = GatewayError) -> Iterator[None]:
 
 
 def refusal(answer: httpx.Response, error: type[GatewayError] = GatewayError) -> GatewayError:
-    """The error that an answer is. Only a problem document of ours is repeated: S3 echoes what was signed."""
+    """The error that an answer is."""
+    return problem(answer.status_code, answer.content, answer.headers.get("retry-after"), error)
+
+
+def problem(
+    status: int, body: bytes, retry_after: str | None, error: type[GatewayError] = GatewayError
+) -> GatewayError:
+    """The error in a body. Only a problem document of ours is repeated: S3 echoes what was signed."""
     code: str | None = None
     detail = "without a code"
     with contextlib.suppress(ValueError):
-        problem = Fields.parse(answer.content)
-        code, detail = problem.text("code"), problem.text("detail")
-    return error(answer.status_code, code, detail, _retry_after_s(answer.headers.get("retry-after")))
+        fields = Fields.parse(body)
+        code, detail = fields.text("code"), fields.text("detail")
+    return error(status, code, detail, _retry_after_s(retry_after))
 
 
 def _retry_after_s(header: str | None) -> float | None:

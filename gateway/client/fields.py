@@ -26,6 +26,10 @@ class Fields:
     def __contains__(self, name: str) -> bool:
         return name in self._members
 
+    def value(self, name: str) -> object:
+        """Whatever it is; None where there is none."""
+        return self._members.get(name)
+
     def text(self, name: str) -> str:
         return self._of(name, str)
 

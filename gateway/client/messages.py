@@ -225,13 +225,13 @@ def _alert(fields: Fields) -> Alert:
 def _result(fields: Fields, video_id: str) -> Result:
     outcome = Outcome(fields.text("result"))
     if outcome is Outcome.FAILED:
-        code = fields.text("code")
-        error = GatewayError(_status_of(code), code, fields.text("detail"))
-        return Result(VideoId(video_id), outcome, 0, error=error)
+        return Result(VideoId(video_id), outcome, 0, error=refused(fields))
     reason = fields.text("reason") if "reason" in fields else None
     return Result(VideoId(video_id), outcome, fields.number("version"), reason)
 
 
-def _status_of(code: str) -> int:
-    """The HTTP status that a call of its own would have been answered with; 400 for a code that is new here."""
-    return STATUS[Code(code)] if code in list(Code) else 400
+def refused(fields: Fields) -> GatewayError:
+    """The error that has no answer of its own: with the HTTP status that it would have had, and 400 for a code that is
+    new here. Raises ValueError for what is none."""
+    code = fields.text("code")
+    return GatewayError(STATUS[Code(code)] if code in list(Code) else 400, code, fields.text("detail"))
