@@ -12,16 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema_rs import Draft7Validator
 from prometheus_client import Metric
 
-from gateway.api import bodies, calls, http, objects, openapi
-from gateway.api.auth import MAX_TOKEN
+from gateway import app
+from gateway.api import asyncapi, bodies, calls, http, objects, openapi
+from gateway.api.auth import LEEWAY_S, MAX_TOKEN
+from gateway.api.session import MOST_MALFORMED
 from gateway.changes import CALL_DEADLINE_S
 from gateway.config import PREFIX, SETTINGS, Settings
 from gateway.errors import STATUS, Code
-from gateway.live.hub import HELD_PER_CLIENT
+from gateway.live.closing import CloseCode
+from gateway.live.connection import MESSAGE_BYTES
+from gateway.live.handshake import BEARER, SUBPROTOCOL
+from gateway.live.hub import CHECK_S, DRAIN_PART, HELD_PER_CLIENT, SOCKETS_PER_CLIENT
 from gateway.metrics import Metrics
-from gateway.server import KEEP_ALIVE_S
+from gateway.server import HEAD_BYTES, HEAD_S, KEEP_ALIVE_S, SPARE, UNREAD_S
 from gateway.sweep import Found
 from gateway.transit.decisions import Reason, Result
 from gateway.transit.policy import Policy
@@ -36,10 +42,8 @@ TEXTS = {page: page.read_text("utf-8") for page in PAGES}
 PROTOCOL, CONFIGURATION, METRICS = (TEXTS[DOCS / f"{name}.md"] for name in ("protocol", "configuration", "metrics"))
 EVERYTHING = "\n".join(TEXTS.values())
 
-PLANNED = {"/v1/ws", "/asyncapi.json"}
-"""Addresses that only the section about what is not there yet may name."""
-
-SIGNED = "/objects/"
+AT_HOME = "127.0.0.1:8000"
+"""Where the examples find the gateway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,13 +189,10 @@ def test_every_call_has_its_place_in_the_protocol_and_no_other_has() -> None:
 
 def test_no_page_names_an_address_that_does_not_exist() -> None:
     known = {address.split(" ")[1] for address in addresses()}
-    later = section(PROTOCOL, "Not in this version yet")
-    assert quoted(later) >= PLANNED
-    elsewhere = EVERYTHING.replace(later, "")
-    named = set(re.findall(r"(?<![\w./])/(?:v1/)?[a-z.]+(?:/[\w{}-]+)*", prose(elsewhere)))
+    named = set(re.findall(r"(?<![\w./])/(?:v1/)?[a-z.]+(?:/[\w{}-]+)*", prose(EVERYTHING)))
     versioned = {path for path in named if path.startswith("/v1") or path.endswith(("z", ".json"))}
     assert versioned - known == set()
-    assert "/v1/poll" in versioned
+    assert versioned >= {"/v1/poll", "/v1/ws", "/asyncapi.json"}
 
 
 def test_every_error_code_stands_in_the_protocol_with_its_status() -> None:
@@ -237,6 +238,37 @@ def test_what_a_device_is_registered_with_stands_in_the_protocol() -> None:
     assert quoted(page) >= {*map(str, Platform), *map(str, Environment)}
 
 
+def test_every_close_code_stands_in_the_protocol_with_what_the_app_does() -> None:
+    stated = rows(section(PROTOCOL, "When it closes"))[1:]
+    assert stated == [[str(int(code)), code.meaning, code.then] for code in CloseCode]
+    named = {int(text) for text in re.findall(r"\b(?:10\d\d|4[04]\d\d)\b", prose(PROTOCOL)) if text != "4096"}
+    assert named <= set(CloseCode)
+
+
+def test_every_message_over_the_socket_has_an_example_that_is_as_described() -> None:
+    described = asyncapi.document()["components"]
+    page = section(PROTOCOL, "The WebSocket")
+    examples = {}
+    for block in blocks(page):
+        if block.language == "json":
+            message = json.loads(block.text)
+            examples[message["type"]] = message
+            payload = described["messages"][message["type"]]["payload"]
+            Draft7Validator({"allOf": [payload], "components": described}).validate(message)
+    assert set(examples) == set(described["messages"])
+    for kind in (*asyncapi.TO_APP, *asyncapi.FROM_APP):
+        assert words(page) >= set(described["schemas"][kind.__name__]["properties"])
+
+
+def test_a_handshake_stands_in_the_protocol_with_what_it_takes_and_how_it_is_refused() -> None:
+    page = section(PROTOCOL, "Opening it")
+    (operation,) = openapi.document()["paths"]["/v1/ws"].values()
+    assert named_in_rows(page) >= {parameter["name"] for parameter in operation["parameters"]}
+    stated = {row[0].split(" ")[0] for row in rows(page) if re.match(r"\d{3}\b", row[0])}
+    assert stated == set(operation["responses"])
+    assert {f"`{SUBPROTOCOL}`", f"`{BEARER}<JWT>`"} <= {f"`{name}`" for name in quoted(page)}
+
+
 def test_the_limits_are_those_of_the_code() -> None:
     policy, defaults = Policy(), Settings.load({})
     limits = {row[0]: row[1] for row in rows(section(PROTOCOL, "Limits"))}
@@ -249,6 +281,14 @@ def test_the_limits_are_those_of_the_code() -> None:
     assert numbers("statuses in one sync") == [bodies.MOST_STATUSES]
     assert numbers("`wait` of a poll") == [1, bodies.LONGEST_WAIT_S]
     assert numbers("polls held at once, per client") == [HELD_PER_CLIENT]
+    assert numbers("sockets open at once, per client and process") == [SOCKETS_PER_CLIENT]
+    assert defaults.rate_frames is not None
+    assert numbers("frames, per client") == [defaults.rate_frames.per_s, defaults.rate_frames.burst]
+    assert numbers("message to the gateway") == [MESSAGE_BYTES // 1024]
+    assert numbers("messages that cannot be read, per socket") == [MOST_MALFORMED]
+    assert numbers("ping") == [defaults.ping_s]
+    assert numbers("pong") == [defaults.pong_s]
+    assert numbers("head of a request, handshakes included") == [HEAD_BYTES // 1024, HEAD_S]
     assert numbers("registered devices, per client") == [policy.max_devices]
     assert numbers("videos in transit from one sender to one recipient") == [defaults.videos_per_pair]
     assert numbers("outgoing videos, per client") == [policy.max_outgoing]
@@ -265,8 +305,32 @@ def test_the_limits_are_those_of_the_code() -> None:
     assert numbers("time until a call is answered") == [CALL_DEADLINE_S, 503]
 
 
-def test_the_advice_on_proxies_fits_the_code() -> None:
-    assert f"Idle connections are kept for {KEEP_ALIVE_S} s" in CONFIGURATION
+def test_what_the_text_says_of_sockets_fits_the_code() -> None:
+    defaults = Settings.load({})
+    page = " ".join(section(PROTOCOL, "The WebSocket").split())
+    assert f"pings every {defaults.ping_s:g} s" in page
+    assert f"Without a pong within {defaults.pong_s:g} s" in page
+    assert f"expired and {LEEWAY_S} s have passed" in page
+    assert MOST_MALFORMED == 10
+    assert "The tenth ends the socket" in page
+    architecture = TEXTS[DOCS / "architecture.md"]
+    assert CHECK_S == 300
+    assert "every five minutes each client's version is compared" in architecture
+    assert UNREAD_S == 60
+    assert "cut after a minute" in architecture
+
+
+def test_the_advice_to_operators_fits_the_code() -> None:
+    page = " ".join(CONFIGURATION.split())
+    assert f"Idle connections are kept for {KEEP_ALIVE_S} s" in page
+    assert f"and {SPARE + app.OTHER_FILES} more" in page
+    assert f"a random time of up to {app.MOST_RETRY_MS // 1000} s" in page
+    assert app.CALLS_PART == 0.8
+    assert "still there at four fifths of the time are cut" in page
+    assert abs(app.CALLS_PART * DRAIN_PART - 2 / 3) < 0.05
+    assert "over the first two thirds of the time" in page
+    assert f"below {app.LEAST_STOP_S:g} counts as {app.LEAST_STOP_S:g}" in page
+    assert f"exit code {app.HUNG}" in page
 
 
 # --- Metrics
@@ -280,7 +344,7 @@ def metrics() -> Mapping[str, tuple[str, tuple[str, ...]]]:
             continue
         described: Metric = collector.describe()[0]
         name = f"{described.name}_total" if described.type == "counter" else described.name
-        found[name] = (described.type, tuple(collector._labelnames))
+        found[name] = (described.type, tuple(getattr(collector, "_labelnames", ())))
     return found
 
 
@@ -301,6 +365,8 @@ def test_the_values_of_labels_are_those_of_the_code() -> None:
     stated = {row[0].strip("`"): quoted(row[1]) for row in rows(METRICS) if len(row) == 2}
     outcomes = {outcome.__name__.lower() for outcome in (Accepted, TokenDead, Retry, Rejected)}
     assert stated["call"] == {call.name for call in calls.CALLS} | {"/openapi.json"}
+    received = {name.removeprefix("receive_") for name in asyncapi.document()["operations"] if "receive_" in name}
+    assert stated["type"] == received | {"malformed"}
     assert stated["platform"] == {platform.value for platform in Platform}
     assert stated["outcome"] == outcomes
     assert stated["action"] == set(Found.__dataclass_fields__) - {"objects", "documents"}
@@ -334,15 +400,16 @@ def test_the_examples_of_the_protocol_work_and_print_what_they_show(tmp_path: Pa
     with gateway_in_a_thread(tmp_path / "data") as running:
         mark = "=== the next example ==="
         script = "set -euo pipefail\n" + "".join(f"{command}\necho\necho '{mark}'\n" for command, _ in wanted)
-        script = script.replace("http://127.0.0.1:8000", running.url)
-        script = script.replace(".venv/bin/gateway", f"'{sys.executable}' -m gateway")
+        script = script.replace(AT_HOME, f"127.0.0.1:{running.port}")
+        programs = {"gateway": f"'{sys.executable}' -m gateway", "python": f"'{sys.executable}'"}
+        script = re.sub(r"\.venv/bin/(gateway|python)\b", lambda found: programs[found[1]], script)
         environ = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
         environ |= {"PYTHONPATH": str(ROOT), "GATEWAY_JWT_SECRET": SECRET}
         done = subprocess.run(
             ["bash", "-c", script], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60, check=False
         )
         assert done.returncode == 0, done.stderr
-        printed = done.stdout.replace(running.url, "http://127.0.0.1:8000").split(f"{mark}\n")
+        printed = done.stdout.replace(f"127.0.0.1:{running.port}", AT_HOME).split(f"{mark}\n")
     for (command, output), found in zip(wanted, printed, strict=False):
         if output is not None:
             assert masked(found.strip()) == masked(output.strip()), command

@@ -58,7 +58,7 @@ class Reply:
             *(b"%b: %b" % header for header in self.headers if header[0] != b"connection"),
             b"content-type: " + self.content_type,
             b"content-length: %d" % len(self.body),
-            b"connection: close",
+            b"connection: " + b", ".join([b"close", *(value for name, value in self.headers if name == b"connection")]),
         ]
         return b"\r\n".join([*lines, b"", self.body])
 
@@ -205,9 +205,9 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     except msgspec.ValidationError as error:
         raise Invalid(_named(str(error))) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Invalid("the body is not well-formed JSON in UTF-8") from error
+        raise Invalid("this is not well-formed JSON in UTF-8") from error
     except RecursionError as error:
-        raise Invalid("the body is nested too deeply") from error
+        raise Invalid("this is nested too deeply") from error
 
 
 def _named(message: str) -> str:

@@ -53,7 +53,7 @@ class StatusMessage(Struct, tag_field="type", tag="status"):
 class TokenMessage(Struct, tag_field="type", tag="token"):
     """A new token of the same client and device: the socket's authorization lasts as long as it does."""
 
-    token: Annotated[str, Meta(min_length=1, description="The JWT; a secret")]
+    token: Annotated[str, Meta(description="The JWT; a secret")]
     id: Echoed | UnsetType = UNSET
 
 

@@ -8,9 +8,15 @@ from typing import Any
 import msgspec
 
 import gateway
-from gateway.api import bodies
-from gateway.api.calls import CALLS, Call, Parameter
+from gateway.api import bodies, messages, socket
+from gateway.api.calls import CALLS, VERSION, Call, Parameter
 from gateway.errors import STATUS, Code
+from gateway.live import handshake
+
+SOCKET_PARAMETERS = (Parameter("device_id", bodies.Id, "The device whose socket it is", required=True), VERSION)
+"""What the query of a handshake says."""
+
+BEARER = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
 
 _REF = "#/components/schemas/{name}"
 _PARAMETERS = {"video_id": bodies.Uuid, "device_id": bodies.Id}
@@ -20,6 +26,8 @@ _UPLOADED_NAMES_RECIPIENT = {
     "then": {"required": ["recipient_id"]},
 }
 """What the types of a reported status leave to the service."""
+
+_REPORTS = (bodies.StatusReport, bodies.SyncStatus, messages.StatusMessage)
 
 _MEANINGS = {
     200: "Done",
@@ -45,9 +53,9 @@ def document() -> dict[str, Any]:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "security": [{"token": []}],
-        "paths": paths | _push_stream() | _open_paths(),
+        "paths": paths | _socket() | _push_stream() | _open_paths(),
         "components": {
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
+            "securitySchemes": {"token": BEARER},
             "schemas": _schemas()[1],
         },
     }
@@ -61,10 +69,16 @@ def _schemas() -> tuple[dict[object, Any], dict[str, Any]]:
         types += [answer for _, answer in call.answers if answer is not None]
         types += [parameter.type for parameter in call.parameters]
         types += [call.body] if call.body else []
+    return components(types)
+
+
+def components(types: Iterable[object]) -> tuple[dict[object, Any], dict[str, Any]]:
+    """Each type's schema or reference, and the named schemas, for a document that has them among its components."""
     types = list(dict.fromkeys(types))
     found, named = msgspec.json.schema_components(types, ref_template=_REF)
-    for reported in (bodies.StatusReport, bodies.SyncStatus):
-        named[reported.__name__] |= _UPLOADED_NAMES_RECIPIENT
+    for report in _REPORTS:
+        if report.__name__ in named:
+            named[report.__name__] |= _UPLOADED_NAMES_RECIPIENT
     return dict(zip(types, found, strict=True)), named
 
 
@@ -143,6 +157,21 @@ def _problem_content() -> dict[str, Any]:
     return {"application/problem+json": {"schema": _schema(bodies.Problem)}}
 
 
+def _socket() -> dict[str, Any]:
+    """Where sockets are asked for; what travels over them stands in the AsyncAPI document."""
+    errors = (*_COMMON_ERRORS, Code.FORBIDDEN, Code.INVALID, Code.UPGRADE_REQUIRED)
+    operation = {
+        "operationId": "socket",
+        "summary": "Open a WebSocket.",
+        "description": "A handshake (RFC 6455, section 4.1), answered 101; any other GET is answered 426. What is said "
+        "over the socket is described in `/asyncapi.json`. A browser, whose scripts cannot set the header, offers its "
+        f"token as a subprotocol: `{handshake.BEARER}<JWT>` beside `{handshake.SUBPROTOCOL}`.",
+        "parameters": [_parameter(parameter) for parameter in SOCKET_PARAMETERS],
+        "responses": {"101": {"description": "The socket is open"}} | _by_status(errors),
+    }
+    return {socket.PATH: {"get": operation}}
+
+
 def _push_stream() -> dict[str, Any]:
     """What the console sender delivers, where it stands in for the push providers."""
     stream = {"200": {"description": "One event for each push", "content": {"text/event-stream": {}}}}
@@ -160,12 +189,14 @@ def _open_paths() -> dict[str, Any]:
     """The addresses that need no token of an app."""
     health = {"application/json": {"schema": _schema(bodies.Health)}}
     ready = {"200": {"description": "Ready", "content": health}, "503": {"description": "Not now", "content": health}}
-    described = {"description": "OpenAPI 3.1", "content": {"application/json": {"schema": {"type": "object"}}}}
+    described = {"content": {"application/json": {"schema": {"type": "object"}}}}
+    openapi, asyncapi = {"description": "OpenAPI 3.1"} | described, {"description": "AsyncAPI 3.0"} | described
     text = {"200": {"description": "Prometheus' text format", "content": {"text/plain": {}}}}
     return {
         "/healthz": {"get": _open("healthz", "Whether the process answers", {"200": ready["200"]})},
         "/readyz": {"get": _open("readyz", "Whether the process wants calls", ready)},
-        "/openapi.json": {"get": _open("openapi", "This document", {"200": described})},
+        "/openapi.json": {"get": _open("openapi", "This document", {"200": openapi})},
+        "/asyncapi.json": {"get": _open("asyncapi", "What is said over sockets", {"200": asyncapi})},
         "/metrics": {"get": _open("metrics", "Metrics", text | {"401": _problem([Code.UNAUTHORIZED])})},
     }
 

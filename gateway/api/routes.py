@@ -2,18 +2,18 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.api import operator, socket
+from gateway.api import asyncapi, openapi, operator, socket
 from gateway.api.calls import CALLS, Backends, Call
 from gateway.api.endpoint import Endpoint, Gate, refusal
 from gateway.api.http import Disconnected, Reply, Request, problem
 from gateway.api.objects import Objects
-from gateway.api.openapi import document
 from gateway.errors import MethodNotAllowed, NotFound, UpgradeRequired
 from gateway.live.arrivals import Arrivals
 from storage.objects import SERVED_PATH
@@ -56,8 +56,6 @@ def _call_routes(api: Api) -> list[BaseRoute]:
 
 
 def _other_routes(api: Api) -> list[BaseRoute]:
-    description = orjson.dumps(document())
-
     async def healthz(_: Request) -> Reply:
         return operator.alive()
 
@@ -70,14 +68,12 @@ def _other_routes(api: Api) -> list[BaseRoute]:
     async def plain(_: Request) -> Reply:
         raise UpgradeRequired("this address takes WebSockets only")
 
-    async def openapi(_: Request) -> Reply:
-        return Reply(200, description, headers=[(b"cache-control", b"public, max-age=300")])
-
     routes: list[BaseRoute] = [
         Route("/healthz", _Page(healthz)),
         Route("/readyz", _Page(readyz)),
         Route("/metrics", _Page(metrics)),
-        Route("/openapi.json", _Page(openapi)),
+        Route("/openapi.json", _description(openapi.document())),
+        Route("/asyncapi.json", _description(asyncapi.document())),
         Route(socket.PATH, _Page(plain)),
     ]
     if api.objects is not None:
@@ -101,6 +97,15 @@ class _Page:
         except Exception as error:
             reply = refusal(error)
         await reply.send(send, head=scope["method"] == "HEAD")
+
+
+def _description(document: dict[str, Any]) -> _Page:
+    text = orjson.dumps(document)
+
+    async def description(_: Request) -> Reply:
+        return Reply(200, text, headers=[(b"cache-control", b"public, max-age=300")])
+
+    return _Page(description)
 
 
 class _PushStream:

@@ -255,6 +255,7 @@ class Session:
             self._connection.close(CloseCode.UNAUTHORIZED, "the token is of another client or device")
             return
         self._identity = identity
+        self._connection.time_has_changed()
         self._connection.answer(messages.result(message, APPLIED, max(self.version, 0)))
 
     def _leave_when_idle(self) -> None:

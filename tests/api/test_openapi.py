@@ -86,6 +86,13 @@ BODIES: dict[str, Any] = {
     "sync": {"statuses": []},
     "register_device": {"platform": "apns", "token": "x"},
 }
+QUERIES = {"delete_video": {"recipient_id": "somebody"}, "socket": {"device_id": "phone"}}
+HANDSHAKE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    "Sec-WebSocket-Version": "13",
+}
 
 
 async def call(name: str, app: App, **options: Any) -> httpx.Response:
@@ -93,8 +100,10 @@ async def call(name: str, app: App, **options: Any) -> httpx.Response:
     method, path, _ = operations()[name]
     if name in BODIES:
         options.setdefault("json", BODIES[name])
-    if name == "delete_video":
-        options.setdefault("params", {"recipient_id": "somebody"})
+    if name in QUERIES:
+        options.setdefault("params", QUERIES[name])
+    if name == "socket":
+        options.setdefault("headers", HANDSHAKE)
     return await app.call(method, path.format(**PATHS | options.pop("path", {})), **options)
 
 
@@ -175,6 +184,8 @@ async def provoked(
             await bob.register("phone", gw.fresh("token"))
             async with bob.pushes("phone"):
                 return 200
+        case "socket", 426:
+            return await call(name, bob, headers={})
         case "content", 200 | 307:
             video_id = await alice.send(bob.client_id)
             accept = "application/json" if status == 200 else "*/*"
