@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.api.http import Reply, problem, problem_reply
 from gateway.api.socket import overloaded
+from gateway.errors import Code
 from gateway.live.wheel import Wheel
 
 KEEP_ALIVE_S = 75
@@ -35,6 +36,9 @@ UNREAD_S = 60.0
 
 SPARE = 256
 """So many connections beyond the limit are still told that there is no room; the rest are cut."""
+
+FORCE_S = 0.1
+"""How soon a second signal is noticed."""
 
 TURN_S = 5.0
 """How often a connection is looked at: by so much the two times above may be exceeded."""
@@ -111,12 +115,12 @@ class HttpConnection(HttpToolsProtocol):
                 self._become_socket(data[upgrade.args[0] :])
             return
         except httptools.HttpParserError:
-            self._refuse(400, "this is no HTTP request")
+            self._refuse(400, "this is no HTTP request", Code.INVALID)
             return
         if self._head_open:
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES and not self.transport.is_closing():
-                self._refuse(431, f"the head of a request has at most {HEAD_BYTES} bytes here")
+                self._refuse(431, f"the head of a request has at most {HEAD_BYTES} bytes here", Code.TOO_LARGE)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -126,9 +130,9 @@ class HttpConnection(HttpToolsProtocol):
         self._head_open = False
         super().on_headers_complete()
 
-    def _refuse(self, status: int, detail: str) -> None:
+    def _refuse(self, status: int, detail: str, code: Code | None = None) -> None:
         """Answer what is no request, and end the connection."""
-        self.transport.write(problem_reply(status, detail).last())
+        self.transport.write(problem_reply(status, detail, code=code).last())
         self.transport.close()
 
     # --- Sockets
@@ -229,10 +233,19 @@ class Server(uvicorn.Server):
         overdue = asyncio.get_running_loop().call_later(self._drain_s, self._cut_off)
         for server in self.servers:
             server.close()
+        draining = asyncio.ensure_future(self._drain())
         try:
-            await asyncio.gather(self._drain(), super().shutdown(sockets))
+            await super().shutdown(sockets)
+            while not draining.done() and not self.force_exit:
+                await asyncio.wait([draining], timeout=FORCE_S)
+            if not draining.done():
+                self._cut_off_sockets()
         finally:
             overdue.cancel()
+            draining.cancel()
+            await asyncio.wait([draining])
+        if not draining.cancelled():
+            draining.result()
 
     def _cut_off(self) -> None:
         """End the connections that did not end by themselves: their calls find that the app went away, and clean up."""

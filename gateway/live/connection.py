@@ -314,6 +314,11 @@ class Connection(asyncio.Protocol):
             self._transport.write(_PING)
         return self._delay_s(self._session)
 
+    def time_has_changed(self) -> None:
+        """Its session's authorization ends at another time now."""
+        if self._state == _State.OPEN and self._session is not None:
+            self._keepalive.wheel.schedule(self, self._delay_s(self._session))
+
     def _delay_s(self, session: Session) -> float:
         return max(0.001, min(self._next_s - self._now(), session.time_left_s()))
 
