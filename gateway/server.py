@@ -215,6 +215,7 @@ class Server(uvicorn.Server):
         self._tell = started
         self._drain = drain
         self._cut_off_sockets = cut_off
+        self._out_of_time = False
 
     async def run_here(self) -> None:
         """Listen and serve until `should_exit`. Raises OSError where it cannot listen."""
@@ -236,10 +237,9 @@ class Server(uvicorn.Server):
         draining = asyncio.ensure_future(self._drain())
         try:
             await super().shutdown(sockets)
-            while not draining.done() and not self.force_exit:
+            while not draining.done() and not self.force_exit and not self._out_of_time:
                 await asyncio.wait([draining], timeout=FORCE_S)
-            if not draining.done():
-                self._cut_off_sockets()
+            self._cut_off_sockets()
         finally:
             overdue.cancel()
             draining.cancel()
@@ -249,6 +249,7 @@ class Server(uvicorn.Server):
 
     def _cut_off(self) -> None:
         """End the connections that did not end by themselves: their calls find that the app went away, and clean up."""
+        self._out_of_time = True
         self._cut_off_sockets()
         for connection in list(self.server_state.connections):
             connection.transport.abort()

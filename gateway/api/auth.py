@@ -85,7 +85,8 @@ class Authorizer:
         self._forget_withdrawn()
         identity = self._verified.get(digest)
         if identity is None:
-            key = await self._keys.find(*_header(token))
+            # To read the header costs as much as to verify the signature.
+            key = self._keys.only or await self._keys.find(*_header(token))
             identity = self._judged(_claims(token, key))
             self._remember(digest, identity)
         elif self._clock() >= identity.expires_at + LEEWAY_S:
@@ -141,6 +142,12 @@ def _claims(token: str, key: Key) -> _Claims:
     # Without the causes: PyJWT's and msgspec's errors may quote what they were given.
     try:
         payload = _JWS.decode_complete(token, key.material, algorithms=[key.algorithm])["payload"]
+    except jwt.InvalidAlgorithmError:
+        raise Unauthorized("the token is signed with an algorithm that is not accepted") from None
+    except jwt.InvalidSignatureError:
+        raise Unauthorized("the token's signature is wrong") from None
+    except jwt.DecodeError:
+        raise Unauthorized("the token is no JWT that is read here") from None
     except jwt.PyJWTError:
         raise Unauthorized("the token's signature is wrong") from None
     try:

@@ -41,6 +41,11 @@ class Key:
 class KeySource(Protocol):
     """Where verification keys come from."""
 
+    @property
+    def only(self) -> Key | None:
+        """The key of all tokens, where there is but one: what a token's header names need not be looked at before."""
+        ...
+
     def generation(self) -> int:
         """A number that grows when a key that verified tokens may do so no longer. Begins a refresh if one is due."""
         ...
@@ -62,6 +67,11 @@ class FixedKey:
 
     def __init__(self, key: Key) -> None:
         self._key = key
+
+    @property
+    def only(self) -> Key:
+        """The key."""
+        return self._key
 
     @classmethod
     def from_secret(cls, secret: str) -> "FixedKey":
@@ -126,6 +136,10 @@ class PublishedKeys:
         self._tried_at = float("-inf")
         self._reached = False
         self._fetching: asyncio.Task[None] | None = None
+
+    @property
+    def only(self) -> None:
+        """There may be several, and others later."""
 
     def generation(self) -> int:
         """Grows when a key was withdrawn or replaced. Begins a refresh in the background if one is due."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, assert_never
 
 import orjson
+from prometheus_client import Counter
 
 from gateway.api import messages
 from gateway.api.auth import LEEWAY_S, Authorizer, Identity
@@ -46,6 +47,14 @@ class Desk:
     metrics: Metrics
     clock: Callable[[], float] = time.time
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _frames: dict[object, Counter] = field(default_factory=dict)
+
+    def count(self, kind: object) -> None:
+        """Count an app's message. What a label leads to is looked up once: that costs more than the counting."""
+        counter = self._frames.get(kind)
+        if counter is None:
+            counter = self._frames[kind] = self.metrics.frames.labels(kind)
+        counter.inc()
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         """Have this done; the process's end waits for it."""
@@ -149,7 +158,7 @@ class Session:
         except Invalid as error:
             self._refuse(text, error)
             return
-        self._count(message.__struct_config__.tag)
+        self._desk.count(message.__struct_config__.tag)
         match message:
             case Ack(version):
                 self._acknowledge(version)
@@ -177,11 +186,8 @@ class Session:
 
     # --- What is asked
 
-    def _count(self, kind: object) -> None:
-        self._desk.metrics.frames.labels(kind).inc()
-
     def _refuse(self, text: bytes, error: Invalid) -> None:
-        self._count("malformed")
+        self._desk.count("malformed")
         self._connection.answer(messages.refused(messages.echo(text), error))
         self._malformed += 1
         if self._malformed >= MOST_MALFORMED:

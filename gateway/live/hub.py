@@ -182,7 +182,8 @@ class Hub:
         self.sockets += 1
         if len(others) >= SOCKETS_PER_CLIENT:
             raise RateLimited("too many sockets are open for this client already", retry_after_s=5)
-        await self._bus.subscribe(client_id, self)
+        async with self._changes.deadline():
+            await self._bus.subscribe(client_id, self)
 
     def leave(self, client_id: ClientId, socket: Socket) -> None:
         """`socket` is offered nothing more; nothing happens where it has not joined."""
@@ -218,7 +219,8 @@ class Hub:
         audience.polls = (*audience.polls, poll)
         self._metrics.held_polls.inc()
         try:
-            await self._bus.subscribe(client_id, self)
+            async with self._changes.deadline():
+                await self._bus.subscribe(client_id, self)
             state = await self._changes.load(client_id)
             if state.version > version:
                 return Packet(state.version, packet.encode(state))

@@ -300,6 +300,7 @@ class CountingKey(FixedKey):
 
     asked = 0
     withdrawn = 0
+    only = None  # type: ignore[assignment]
 
     def generation(self) -> int:
         return self.withdrawn
