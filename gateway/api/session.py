@@ -144,13 +144,11 @@ class Session:
 
     # --- To its connection
 
-    def frames_came(self, frames: int) -> bool:
+    def frames_came(self, frames: int) -> None:
         try:
             self._desk.limiter.take(self.client_id, frames)
         except RateLimited:
             self._connection.close(CloseCode.TOO_FAST, "too many frames")
-            return False
-        return True
 
     def text_came(self, text: bytes) -> None:
         try:

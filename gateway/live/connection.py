@@ -43,8 +43,8 @@ _PING = frame(Opcode.PING, b"")
 class Session(Protocol):
     """What goes on over an open socket. Its methods are called in the event loop; they must not block or raise."""
 
-    def frames_came(self, frames: int) -> bool:
-        """So many frames came at once, of whatever kind; whether that is still bearable."""
+    def frames_came(self, frames: int) -> None:
+        """So many frames came at once, of whatever kind. Where that is too much, it closes the socket."""
         ...
 
     def text_came(self, text: bytes) -> None:
@@ -192,7 +192,7 @@ class Connection(asyncio.Protocol):
     def set_busy(self, *, busy: bool) -> None:
         """While its session is `busy` nothing more is read."""
         self._busy = busy
-        if busy:
+        if busy and self._state == _State.OPEN:
             self._transport.pause_reading()
         else:
             self._read_on()
@@ -214,17 +214,21 @@ class Connection(asyncio.Protocol):
             self._pinged = False
             self._next_s += self._keepalive.ping_s - self._keepalive.pong_s
             frames -= 1  # it was asked for
-        session = self._session
-        if frames and session is not None and self._state == _State.OPEN and not session.frames_came(frames):
-            return
-        ping: Ping | None = None
+        if frames and self._session is not None and self._state == _State.OPEN:
+            self._session.frames_came(frames)
+        pongs = bytearray()  # written together, and never more bytes than came
         for event in events:
             if isinstance(event, Ping):
-                ping = event  # the last one's pong will do: RFC 6455, section 5.5.3
-            else:
+                pongs += frame(Opcode.PONG, event.data)
+            elif not isinstance(event, Pong):
+                self._pong(pongs)
                 self._received(event)
-        if ping is not None and self._state == _State.OPEN:
-            self._transport.write(frame(Opcode.PONG, ping.data))
+        self._pong(pongs)
+
+    def _pong(self, pongs: bytearray) -> None:
+        if pongs and self._state == _State.OPEN:
+            self._transport.write(bytes(pongs))
+        pongs.clear()
 
     def _received(self, event: Event) -> None:
         if isinstance(event, Text):
@@ -283,7 +287,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """TCP is gone (asyncio calls this)."""
-        self._state = _State.GONE
+        self._state, self._held = _State.GONE, True
         self._waiting = None
         self._keepalive.wheel.cancel(self)
         session, self._session = self._session, None
@@ -306,12 +310,13 @@ class Connection(asyncio.Protocol):
             self.close(CloseCode.UNAUTHORIZED, "the token has expired")
             return 0
         if now_s >= self._next_s:
-            if self._pinged:
+            if self._pinged and not self._busy:  # else its pong may be among what is not read
                 self.close(CloseCode.SILENT, "no pong in time", within_s=SILENT_CLOSE_S)
                 return 0
-            self._pinged = True
+            if not self._pinged:
+                self._pinged = True
+                self._transport.write(_PING)
             self._next_s = now_s + self._keepalive.pong_s
-            self._transport.write(_PING)
         return self._delay_s(self._session)
 
     def time_has_changed(self) -> None:

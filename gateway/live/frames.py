@@ -1,9 +1,10 @@
 """WebSocket frames (RFC 6455) as a server sees them: bytes in, events out; payloads in, frames out. No extensions.
 
 Where the RFC leaves open which of several mistakes is named, or lets a mistake pass, this does what the library
-`websockets` does, so that the one can be tested against the other. It differs in two ways. A mistake that shows in a
-frame's header is found there, without waiting for the payload. And a control frame has only its own limit of 125
-bytes: the size of the message around it does not matter.
+`websockets` does, so that the one can be tested against the other. It differs in three ways. A mistake that shows in a
+frame's header is found there, without waiting for the payload. A control frame has only its own limit of 125 bytes: the
+size of the message around it does not matter. And a close frame may come between the fragments of a message, as any
+control frame may (section 5.4).
 """
 
 import codecs
@@ -89,8 +90,8 @@ class Parser:
     """Turns what one peer sends into events.
 
     `max_size`: bytes of the longest message, its fragments together. `early`: what came already; the first `feed` reads
-    it. Memory: at most that much and a frame's header
-    between two calls; nothing but the object itself while no frame and no message is incomplete.
+    it. Memory between two calls: at most that much, a control frame and a frame's header; nothing but the object itself
+    while no frame and no message is incomplete.
     """
 
     __slots__ = ("_ended", "_fragments", "_rest", "frames", "max_size")
@@ -196,8 +197,6 @@ class Parser:
             code, reason = int.from_bytes(payload[:2]), _utf8(payload[2:]).decode()
             if code not in _CODES:
                 raise _Broken(1002, "invalid status code")
-        if self._fragments is not None:
-            raise _Broken(1002, "incomplete fragmented message")
         return Closed(code, reason, payload)
 
 

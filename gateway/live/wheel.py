@@ -15,6 +15,9 @@ TICK_S = 0.25
 SLOTS = 240
 """A whole revolution takes a minute; a longer delay is given a turn once in each."""
 
+_DUE = -2
+"""The slot of an item whose time has come, until it has its turn."""
+
 log = logging.getLogger(__name__)
 
 
@@ -50,21 +53,23 @@ class Wheel:
         """No more turns for `item`; nothing happens where it waits for none."""
         if item.slot >= 0:
             self._slots[item.slot].discard(item)
-            item.slot = -1
+        item.slot = -1
 
     def advance(self) -> None:
         """Give all turns whose time has come."""
         now_s = self.now_s()
         last = int((now_s - self._began_s) / TICK_S)
+        self._tick = max(self._tick, last - SLOTS)  # after a standstill each has one turn, not one for each it missed
         while self._tick < last:
             self._tick += 1
             slot = self._tick % SLOTS
             if self._slots[slot]:
                 items, self._slots[slot] = self._slots[slot], set()
                 for item in items:
-                    item.slot = -1
+                    item.slot = _DUE
                 for item in items:
-                    if item.slot < 0:  # else another's turn gave it a new time
+                    if item.slot == _DUE:  # else another's turn gave it a new time, or cancelled it
+                        item.slot = -1
                         self._turn(item, now_s)
 
     def _turn(self, item: Timed, now_s: float) -> None:

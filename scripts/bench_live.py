@@ -1,0 +1,279 @@
+"""What live delivery costs: CPU for each packet, memory for each idle connection, CPU for each connect, and a status
+change in and both packets out; node's `ws` with `ioredis` beside it, in turns.
+
+The gateway runs whole, with authorization, keepalive, metrics, log and worker on, and only the rate limits off; packets
+come to it over Redis, one channel for each client, as they do to the peer. The load (`load.c`) opens the sockets,
+publishes, and counts every delivery. CPU is what the kernel's scheduler counted for all threads of the server
+(/proc/PID/task/*/schedstat), Redis and the load apart. Figures are medians of the rounds; compare ratios of one run.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from bench import SECRET, Pair, World, request
+from live_load import Answered, Load, NodePeer, RedisServer, cpu_s, resident_bytes
+
+from gateway.api.auth import issue_token
+
+ROOT = Path(__file__).resolve().parent.parent
+PREFIX = "user:"
+PACKET_BYTES = 600
+Measure = Callable[[Load, int, list[Pair], int], Answered]
+"""From the load, the port, the pairs and the number of the first socket."""
+
+WINDOW = 64
+"""Handshakes under way at a time."""
+
+
+@dataclass
+class Figures:
+    """What was measured, by name: the values of all rounds, of the gateway and of the peer."""
+
+    gateway: dict[str, list[float]] = field(default_factory=dict)
+    peer: dict[str, list[float]] = field(default_factory=dict)
+
+
+class Gateway:
+    """The gateway in a process of its own, on the data in `folder`."""
+
+    def __init__(self, folder: Path, redis_port: int) -> None:
+        environ = {**os.environ, "PYTHONPATH": str(ROOT)} | {
+            "GATEWAY_DATA_DIR": str(folder),
+            "GATEWAY_PORT": "0",
+            "GATEWAY_RATE_CALLS": "0",
+            "GATEWAY_RATE_FRAMES": "0",
+            "GATEWAY_JWT_SECRET": SECRET,
+            "GATEWAY_LOG_FORMAT": "json",
+        }
+        command = [sys.executable, str(ROOT / "scripts" / "bench_gateway.py"), str(redis_port), PREFIX]
+        self._process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        self.pid = self._process.pid
+        self.port = self._address()
+        threading.Thread(target=self._read_on, daemon=True).start()
+
+    def _address(self) -> int:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            if b'"address"' in line:
+                return int(json.loads(line)["address"].rpartition(":")[2])
+        raise SystemExit("the gateway did not start")
+
+    def _read_on(self) -> None:
+        """Take its log, which nobody reads; what is no information is shown."""
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            if b'"level": "info"' not in line:
+                sys.stderr.buffer.write(line)
+
+    def wait_until_idle(self) -> None:
+        """Let the sweep that begins at the start come to its end: it would count as the sockets' CPU."""
+        before = -1.0
+        while (now := cpu_s(self.pid)) - before > 0.005:
+            before = now
+            time.sleep(0.3)
+
+    def stop(self) -> None:
+        self._process.send_signal(signal.SIGTERM)
+        self._process.wait(timeout=60)
+
+
+@contextmanager
+def gateway(folder: Path, redis: RedisServer) -> Iterator[Gateway]:
+    running = Gateway(folder, redis.port)
+    try:
+        running.wait_until_idle()
+        yield running
+    finally:
+        running.stop()
+
+
+# --- Delivery
+
+
+class Delivery:
+    """The same rounds against either server."""
+
+    def __init__(self, work: Path, redis: RedisServer, arguments: argparse.Namespace) -> None:
+        self._work = work
+        self._redis = redis
+        self._arguments = arguments
+
+    def round(self, figures: Figures, sockets: int) -> None:
+        """The gateway, then the peer."""
+        tokens = [_token(str(number)) for number in range(sockets)]
+        with tempfile.TemporaryDirectory(prefix="gateway-bench-") as folder:
+            with gateway(Path(folder), self._redis) as ours, Load(self._work) as load:
+                lines = [f"/v1/ws?device_id=phone\tAuthorization: Bearer {token}" for token in tokens]
+                self._measure(figures.gateway, load, ours.pid, ours.port, lines, framed=True)
+                if sockets >= self._arguments.idle_from:
+                    figures.gateway.setdefault(f"{sockets:,} idle, keepalive: ms of CPU a second", []).append(
+                        _idle(load, ours.pid, self._arguments.idle)
+                    )
+            with NodePeer(self._work, self._redis.port, prefix=PREFIX) as peer, Load(self._work) as load:
+                time.sleep(0.5)
+                lines = [f"/?c={number}" for number in range(sockets)]
+                self._measure(figures.peer, load, peer.pid, peer.port, lines, framed=False)
+
+    def _measure(
+        self, found: dict[str, list[float]], load: Load, pid: int, port: int, lines: list[str], *, framed: bool
+    ) -> None:
+        sockets = len(lines)
+
+        def note(name: str, value: float) -> None:
+            found.setdefault(f"{sockets:,} sockets: {name}", []).append(value)
+
+        memory, cpu = resident_bytes(pid), cpu_s(pid)
+        connected = load.connect(port, lines, WINDOW)
+        note("connect, µs of CPU", (cpu_s(pid) - cpu) / sockets * 1e6)
+        note("connects a second", sockets / connected.seconds)
+        load.settle(0.5)
+        note("KB for each", (resident_bytes(pid) - memory) / sockets / 1000)
+        for name, rate in (("saturated", 0), ("10,000/s", 10_000), ("2,000/s", 2_000)):
+            count = rate * 3 or self._arguments.packets
+            cpu = cpu_s(pid)
+            published = load.publish(self._redis.port, PREFIX, count=count, framed=framed, rate=rate, size=PACKET_BYTES)
+            note(f"{name}, µs of CPU for each packet", (cpu_s(pid) - cpu) / published.delivered * 1e6)
+            note(f"{name}, p50 ms", published.p50_us / 1000)
+            note(f"{name}, p99 ms", published.p99_us / 1000)
+            if published.lost or published.stale:
+                raise SystemExit(f"{name}: {published.lost} packets were lost, {published.stale} stale")
+            if not rate:
+                note("saturated, packets a second", published.delivered / published.seconds)
+
+
+def _idle(load: Load, pid: int, seconds: float) -> float:
+    load.settle(1.0)
+    cpu, began = cpu_s(pid), time.monotonic()
+    time.sleep(seconds)
+    return (cpu_s(pid) - cpu) / (time.monotonic() - began) * 1000
+
+
+def _token(client_id: str) -> str:
+    return issue_token(SECRET, client_id, ttl_s=86_400, now=time.time())
+
+
+# --- Status changes
+
+
+class Changes:
+    """A status change in, durable, and both packets out: senders and recipients hold sockets."""
+
+    def __init__(self, work: Path, redis: RedisServer, arguments: argparse.Namespace) -> None:
+        self._work = work
+        self._redis = redis
+        self._pairs: int = arguments.pairs
+
+    def round(self, figures: Figures) -> None:
+        with tempfile.TemporaryDirectory(prefix="gateway-bench-") as folder:
+            world = World(Path(folder))
+            asyncio.run(world.seed(self._pairs * 4))
+            with gateway(Path(folder), self._redis) as ours, Load(self._work) as load:
+                for part, (name, measure) in enumerate(self._ways()):
+                    pairs = world.pairs[part * self._pairs : (part + 1) * self._pairs]
+                    self._connect(load, ours.port, pairs)
+                    cpu = cpu_s(ours.pid)
+                    answered = measure(load, ours.port, pairs, part * 2 * self._pairs)
+                    if answered.missing or answered.unanswered:
+                        raise SystemExit(f"{name}: {answered}")
+                    changes = 2 * self._pairs
+                    for what, value in (
+                        ("µs of CPU", (cpu_s(ours.pid) - cpu) / changes * 1e6),
+                        ("a second", changes / answered.seconds),
+                        ("p50 ms", answered.p50_us / 1000),
+                        ("p99 ms", answered.p99_us / 1000),
+                    ):
+                        figures.gateway.setdefault(f"status change {name}: {what}", []).append(value)
+
+    def _ways(self) -> list[tuple[str, Measure]]:
+        return [
+            ("over the socket, 256 at a time", partial(self._frames, 256)),
+            ("over the socket, 16 at a time", partial(self._frames, 16)),
+            ("over HTTP, 64 at a time", partial(self._requests, 64)),
+            ("over HTTP, 8 at a time", partial(self._requests, 8)),
+        ]
+
+    def _connect(self, load: Load, port: int, pairs: list[Pair]) -> None:
+        """A socket for each: recipients have the even numbers."""
+        tokens = [token for pair in pairs for token in (pair.recipient_token, pair.sender_token)]
+        load.connect(port, [f"/v1/ws?device_id=phone\tAuthorization: Bearer {token}" for token in tokens], WINDOW)
+        load.settle(0.5)
+
+    def _frames(self, window: int, load: Load, _port: int, pairs: list[Pair], first: int) -> Answered:
+        texts = [
+            (
+                first + 2 * number,
+                json.dumps({"type": "status", "id": 1, "video_id": pair.ref.video_id, "status": status}),
+            )
+            for status in ("downloaded", "viewed")
+            for number, pair in enumerate(pairs)
+        ]
+        return load.frames(texts, window=window, packets=2 * len(texts))
+
+    def _requests(self, connections: int, load: Load, port: int, pairs: list[Pair], _first: int) -> Answered:
+        requests = [
+            request("POST", f"/v1/videos/{pair.ref.video_id}/status", pair.recipient_token, {"status": status})
+            for status in ("downloaded", "viewed")
+            for pair in pairs
+        ]
+        return load.requests(port, requests, connections=connections, packets=2 * len(requests))
+
+
+# --- The table
+
+
+def report(figures: Figures, arguments: argparse.Namespace) -> None:
+    print(__doc__)
+    print(f"{arguments.rounds} rounds, {os.cpu_count()} cores, packets of {PACKET_BYTES} bytes\n")
+    print("| what | gateway | node ws + ioredis | ratio |")
+    print("| --- | ---: | ---: | ---: |")
+    for name, values in figures.gateway.items():
+        ours = statistics.median(values)
+        if name in figures.peer:
+            theirs = statistics.median(figures.peer[name])
+            ratio = statistics.median(a / b for a, b in zip(values, figures.peer[name], strict=True))
+            print(f"| {name} | {ours:,.1f} | {theirs:,.1f} | {ratio:.2f} |")
+        else:
+            print(f"| {name} | {ours:,.1f} | | |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--sockets", type=int, nargs="*", default=[1_000, 10_000])
+    parser.add_argument("--packets", type=int, default=200_000, help="published where the server is saturated")
+    parser.add_argument("--pairs", type=int, default=2_000, help="senders and recipients of the status changes")
+    parser.add_argument("--idle", type=float, default=30.0, help="seconds of idling")
+    parser.add_argument("--idle-from", type=int, default=10_000, help="how many sockets idle at least")
+    parser.add_argument("--keep", type=Path, help="a folder for what is built and installed")
+    arguments = parser.parse_args()
+    figures = Figures()
+    with tempfile.TemporaryDirectory(prefix="gateway-bench-") as name:
+        work = arguments.keep or Path(name)
+        work.mkdir(exist_ok=True)
+        for number in range(arguments.rounds):
+            for sockets in arguments.sockets:
+                with RedisServer() as redis:
+                    Delivery(work, redis, arguments).round(figures, sockets)
+            if arguments.pairs:
+                with RedisServer() as redis:
+                    Changes(work, redis, arguments).round(figures)
+            print(f"round {number + 1} of {arguments.rounds} done", file=sys.stderr)
+    report(figures, arguments)
+
+
+if __name__ == "__main__":
+    main()
