@@ -2,21 +2,29 @@
 
 import asyncio
 import contextlib
+import socket
+import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlencode
 
 import httpx
 import orjson
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+from websockets.frames import Frame, Opcode
 
 from gateway.api.auth import issue_token
 from gateway.app import Gateway, open_gateway, running, server_of
 from gateway.config import Settings
+from gateway.live.connection import Connection
 from gateway.server import Server
+from gateway.transit.state import ClientId
 
 SECRET = "correct horse battery staple, and more"
 VIDEO = b"a video, as far as anybody here can tell"
@@ -46,6 +54,153 @@ class RawAnswer:
     def json(self) -> Json:
         found: Json = orjson.loads(self.body)
         return found
+
+
+@dataclass(frozen=True, slots=True)
+class Socket:
+    """An app's socket, once it is open."""
+
+    connection: ClientConnection
+
+    async def text(self) -> str:
+        """The next message as it came."""
+        found = await within(self.connection.recv())
+        assert isinstance(found, str)
+        return found
+
+    async def message(self) -> Json:
+        """The next message, of whatever kind."""
+        found: Json = orjson.loads(await self.text())
+        return found
+
+    async def packet(self) -> Json:
+        """The next info packet; answers before it are passed over."""
+        while (found := await self.message())["type"] != "info":
+            pass
+        return found
+
+    async def answer(self) -> Json:
+        """The next answer; packets before it are passed over."""
+        while (found := await self.message())["type"] == "info":
+            pass
+        return found
+
+    async def send(self, kind: str, **members: object) -> None:
+        await within(self.connection.send(orjson.dumps({"type": kind, **members}).decode()))
+
+    async def ask(self, kind: str, **members: object) -> Json:
+        """Send a message; its answer."""
+        await self.send(kind, **members)
+        return await self.answer()
+
+    async def ack(self, version: int) -> None:
+        await self.send("ack", version=version)
+
+    async def ended(self) -> tuple[int, str]:
+        """The code and the reason with which it was closed; what was still on its way is passed over."""
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                await within(self.connection.recv())
+        return self.connection.close_code or 0, self.connection.close_reason or ""
+
+
+class RawSocket:
+    """A TCP connection without manners: it sends what it is told, and reads nothing until it is told."""
+
+    def __init__(self, tcp: socket.socket) -> None:
+        self._tcp = tcp
+        self._read = b""
+
+    async def send(self, data: bytes) -> None:
+        await within(asyncio.get_running_loop().sock_sendall(self._tcp, data))
+
+    async def frame(self, opcode: Opcode, data: bytes = b"", *, fin: bool = True) -> None:
+        await self.send(masked(opcode, data, fin=fin))
+
+    async def read(self, most: int = 65_536) -> bytes:
+        """What is there; nothing at the end of the stream, or when the connection is cut."""
+        if self._read:
+            found, self._read = self._read[:most], self._read[most:]
+            return found
+        return await self._receive(most)
+
+    async def exactly(self, size: int) -> bytes:
+        while len(self._read) < size:
+            await self._more()
+        found, self._read = self._read[:size], self._read[size:]
+        return found
+
+    async def head_only(self) -> RawAnswer:
+        """The next answer, without its body."""
+        while b"\r\n\r\n" not in self._read:
+            await self._more()
+        head, _, self._read = self._read.partition(b"\r\n\r\n")
+        first, *lines = head.decode("latin-1").split("\r\n")
+        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+        return RawAnswer(int(first.split()[1]), headers, b"")
+
+    async def head(self) -> RawAnswer:
+        """The next answer, with its body if it has one."""
+        answer = await self.head_only()
+        return replace(answer, body=await self.exactly(int(answer.headers.get("content-length", 0))))
+
+    async def next(self) -> tuple[Opcode, bytes]:
+        """The next frame; EOFError at the end of the stream."""
+        first, second = await self.exactly(2)
+        size = second & 0x7F
+        if size >= 126:
+            size = int.from_bytes(await self.exactly(2 if size == 126 else 8))
+        return Opcode(first & 0x0F), await self.exactly(size)
+
+    async def closed(self) -> tuple[int, str]:
+        """The code and the reason of the close frame, whatever comes before it."""
+        while True:
+            opcode, data = await self.next()
+            if opcode is Opcode.CLOSE:
+                return int.from_bytes(data[:2]), data[2:].decode()
+
+    async def over(self) -> None:
+        """Return when the gateway's side of the connection has ended, whatever comes before that."""
+        while await self.read():
+            pass
+
+    async def _receive(self, most: int = 65_536) -> bytes:
+        try:
+            return await within(asyncio.get_running_loop().sock_recv(self._tcp, most))
+        except ConnectionError:
+            return b""
+
+    async def _more(self) -> None:
+        some = await self._receive()
+        if not some:
+            raise EOFError(self._read)
+        self._read += some
+
+    def end_of_writing(self) -> None:
+        self._tcp.shutdown(socket.SHUT_WR)
+
+    def reset(self) -> None:
+        """Cut TCP: the gateway gets an RST."""
+        self._tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._tcp.close()
+
+
+def masked(opcode: Opcode, data: bytes = b"", *, fin: bool = True) -> bytes:
+    """A client's frame."""
+    return Frame(opcode, data, fin=fin).serialize(mask=True)
+
+
+def handshake(path: str, *headers: str) -> bytes:
+    """What asks for a socket."""
+    return request("\n".join([f"GET {path} HTTP/1.1", *UPGRADE, *headers]))
+
+
+UPGRADE = (
+    "Upgrade: websocket",
+    "Connection: Upgrade",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +269,27 @@ class App:
     async def download(self, video_id: str, **headers: str) -> httpx.Response:
         return await self.http.get(await self.content_url(video_id), headers=headers)
 
+    def socket_url(self, device_id: str | None = None, version: int | None = None) -> str:
+        """Where this client's sockets are asked for."""
+        given = {"device_id": device_id, "version": version}
+        query = urlencode({name: value for name, value in given.items() if value is not None})
+        return f"{str(self.http.base_url).replace('http', 'ws', 1).rstrip('/')}/v1/ws?{query}"
+
+    @asynccontextmanager
+    async def socket(
+        self, device_id: str | None = "phone", *, version: int | None = None, **options: Any
+    ) -> AsyncIterator[Socket]:
+        """A socket of this client; closed at the end."""
+        given = {
+            "additional_headers": {"Authorization": f"Bearer {self.token}"},
+            "compression": None,
+            "ping_interval": None,
+            "proxy": None,
+            **options,
+        }
+        async with connect(self.socket_url(device_id, version), **given) as connection:
+            yield Socket(connection)
+
     @asynccontextmanager
     async def pushes(self, device_id: str) -> AsyncIterator[AsyncIterator[Json]]:
         """What the console sender delivers to this client's device, from now on."""
@@ -156,7 +332,7 @@ class Running:
         return App(self.http, client_id, token(client_id, device=device, ttl_s=ttl_s), device)
 
     async def metric(self, name: str) -> float:
-        """The value of a metric without labels."""
+        """The value of a metric; `name` includes its labels, if it has any."""
         for line in (await self.http.get("/metrics")).text.splitlines():
             if line.startswith(f"{name} "):
                 return float(line.split()[1])
@@ -180,6 +356,51 @@ class Running:
             writer.transport.abort()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
+
+    @asynccontextmanager
+    async def tcp(self, *, buffers: int | None = None) -> AsyncIterator[RawSocket]:
+        """A TCP connection from which nothing is read by itself, cut at the end. `buffers`: bytes that the system
+        keeps on this side of what was sent and not taken in."""
+        with socket.socket() as tcp:
+            if buffers is not None:
+                tcp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffers)
+                tcp.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffers)
+            tcp.setblocking(False)
+            await within(asyncio.get_running_loop().sock_connect(tcp, ("127.0.0.1", self.port)))
+            raw = RawSocket(tcp)
+            try:
+                yield raw
+            finally:
+                if tcp.fileno() >= 0:
+                    raw.reset()
+
+    @asynccontextmanager
+    async def raw_socket(
+        self, app: App, device_id: str = "phone", *, version: int | None = None, buffers: int | None = None
+    ) -> AsyncIterator[RawSocket]:
+        """An open socket, its handshake answered, from which nothing is read by itself."""
+        path = "/v1/ws?" + app.socket_url(device_id, version).partition("?")[2]
+        async with self.tcp(buffers=buffers) as raw:
+            await raw.send(handshake(path, f"Authorization: Bearer {app.token}"))
+            assert (await raw.head()).status == 101
+            yield raw
+
+    def sockets_of(self, app: App) -> tuple[Any, ...]:
+        """The sessions of this client that the hub knows."""
+        audience = self.gateway.hub._audiences.get(ClientId(app.client_id))
+        return () if audience is None else audience.sockets
+
+    async def nobody_left(self) -> None:
+        """Return when nothing is left of any socket: no audience, no task, no turn on the wheel."""
+        gateway = self.gateway
+
+        async def nobody() -> bool:
+            waiting = {type(item) for slot in gateway.wheel._slots for item in slot}
+            return not (
+                gateway.hub._audiences or gateway.hub.sockets or gateway.door._desk._tasks or Connection in waiting
+            )
+
+        await until(nobody, "nothing is left of the sockets")
 
     async def raw(self, head: str, *parts: bytes) -> RawAnswer:
         """Send a request as it stands, and read the answer even if the gateway no longer reads."""

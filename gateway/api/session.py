@@ -127,7 +127,7 @@ class Session:
     def version(self) -> int:
         return self._connection.version
 
-    def offer(self, version: int, frame: bytes, *, asks: bool) -> bool:
+    def offer(self, version: int, frame: bytes, asks: bool) -> bool:
         self._asks = asks
         return self._connection.offer(version, frame)
 

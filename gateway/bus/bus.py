@@ -81,7 +81,8 @@ class Bus(Protocol):
     async def subscribe(self, client_id: ClientId, listener: Listener) -> None:
         """Once this returns, `listener` hears all for the client that begins afterwards, unless the bus loses it.
 
-        Repeatable: whoever is subscribed stays so, and hears everything once.
+        Repeatable: whoever is subscribed stays so, and hears everything once. Raises `errors.Unavailable` within some
+        seconds where the bus does not answer.
         """
         ...
 

@@ -43,6 +43,9 @@ class Opcode(IntEnum):
 
 _OPCODES = frozenset(map(int, Opcode))
 
+_MEDIUM_TEXT = struct.Struct("!HH").pack
+_MEDIUM_TEXT_BEGIN = (_FIN | Opcode.TEXT) << 8 | 126
+
 
 class Text(NamedTuple):
     """A text message, all its fragments together; it is UTF-8."""
@@ -242,7 +245,10 @@ def frame(opcode: Opcode, payload: bytes) -> bytes:
 
 
 def text_frame(payload: bytes) -> bytes:
-    """A text message; `payload` is UTF-8."""
+    """A text message; `payload` is UTF-8. The short way is for packets of the usual size."""
+    size = len(payload)
+    if 126 <= size < 65_536:
+        return _MEDIUM_TEXT(_MEDIUM_TEXT_BEGIN, size) + payload
     return frame(Opcode.TEXT, payload)
 
 

@@ -60,7 +60,7 @@ class Socket(Protocol):
         """Of the newest packet that it was offered."""
         ...
 
-    def offer(self, version: int, frame: bytes, *, asks: bool) -> bool:
+    def offer(self, version: int, frame: bytes, asks: bool) -> bool:
         """Send this packet, whose acknowledgement matters if it `asks`, unless it is not newer; whether another that
         waited was dropped for it."""
         ...
@@ -122,6 +122,7 @@ class Hub:
         self._changes = changes
         self._bus = bus
         self._metrics = metrics
+        self._packets = metrics.packets
         self._wheel = wheel
         self._audiences: dict[ClientId, _Audience] = {}
         self._doubted: dict[ClientId, None] = {}
@@ -135,12 +136,12 @@ class Hub:
         audience = self._audiences.get(news.client_id)
         if audience is None:
             return 0
-        version, frame = news.version, b""
+        version, asks, frame = news.version, news.asks, b""
         for socket in audience.sockets:
             if socket.version < version:
                 frame = frame or text_frame(news.packet)
-                self._metrics.packets.count += 1
-                if socket.offer(version, frame, asks=news.asks):
+                self._packets.count += 1
+                if socket.offer(version, frame, asks):
                     self._metrics.packets_skipped.count += 1
         heard = len(audience.sockets)
         for poll in audience.polls:
@@ -182,8 +183,7 @@ class Hub:
         self.sockets += 1
         if len(others) >= SOCKETS_PER_CLIENT:
             raise RateLimited("too many sockets are open for this client already", retry_after_s=5)
-        async with self._changes.deadline():
-            await self._bus.subscribe(client_id, self)
+        await self._bus.subscribe(client_id, self)
 
     def leave(self, client_id: ClientId, socket: Socket) -> None:
         """`socket` is offered nothing more; nothing happens where it has not joined."""
@@ -219,8 +219,7 @@ class Hub:
         audience.polls = (*audience.polls, poll)
         self._metrics.held_polls.inc()
         try:
-            async with self._changes.deadline():
-                await self._bus.subscribe(client_id, self)
+            await self._bus.subscribe(client_id, self)
             state = await self._changes.load(client_id)
             if state.version > version:
                 return Packet(state.version, packet.encode(state))

@@ -137,7 +137,7 @@ class Screen:
         self.dismissed: list[Cause] = []
         self.retries: list[int] = []
 
-    def offer(self, version: int, frame: bytes, *, asks: bool) -> bool:
+    def offer(self, version: int, frame: bytes, asks: bool) -> bool:
         self.version = version
         self.shown.append(frame)
         self.asked.append(asks)
