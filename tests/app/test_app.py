@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import signal
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
 
 from gateway import app as program
 from gateway.app import open_gateway
@@ -451,3 +454,69 @@ async def test_a_part_that_hangs_holds_the_end_up_for_no_longer_than_the_drain(
     assert "something hangs" in "".join(gateway.output)
     async with started(tmp_path) as gateway:
         assert len((await App(gateway.http, "bob", token("bob")).packet())["incoming"]) == 1
+
+
+# --- Sockets at the end
+
+
+@asynccontextmanager
+async def socket_of(gateway: Program, client_id: str) -> AsyncIterator[ClientConnection]:
+    """A socket of that client's phone, its first packet read."""
+    url = str(gateway.http.base_url).replace("http", "ws").rstrip("/") + "/v1/ws?device_id=phone"
+    headers = {"Authorization": f"Bearer {token(client_id)}"}
+    async with connect(url, additional_headers=headers, compression=None, proxy=None) as opened:
+        await within(opened.recv())
+        yield opened
+
+
+async def test_a_signal_closes_all_sockets_and_says_when_to_come_back(tmp_path: Path) -> None:
+    async with started(tmp_path) as gateway, contextlib.AsyncExitStack() as stack:
+        sockets = [await stack.enter_async_context(socket_of(gateway, f"client-{n}")) for n in range(120)]
+        begun = time.monotonic()
+        gateway.stop()
+        for opened in sockets:
+            await within(opened.wait_closed())
+            assert opened.close_code == 1012
+            assert 0 <= json.loads(opened.close_reason or "")["retry_ms"] <= program.MOST_RETRY_MS
+        assert await gateway.ended() == 0
+        assert time.monotonic() - begun < 5
+    assert "Traceback" not in "".join(gateway.output)
+
+
+async def test_what_a_socket_was_answered_before_the_end_stands(tmp_path: Path) -> None:
+    async with started(tmp_path) as gateway:
+        video_id = await gateway.app("alice").send("bob")
+        async with socket_of(gateway, "bob") as opened:
+            answers = []
+            for status in ("notified", "downloaded", "viewed"):
+                await opened.send(json.dumps({"type": "status", "id": status, "video_id": video_id, "status": status}))
+            gateway.stop()
+            with contextlib.suppress(ConnectionClosed):
+                while True:
+                    answer = json.loads(await within(opened.recv()))
+                    answers += [answer] if answer["type"] == "result" else []
+            assert opened.close_code == 1012
+        assert await gateway.ended() == 0
+    assert [answer["id"] for answer in answers] == ["notified", "downloaded", "viewed"][: len(answers)]
+    async with started(tmp_path) as gateway:
+        [video] = (await App(gateway.http, "alice", token("alice")).packet())["outgoing"]
+        reached = ["uploaded", "notified", "downloaded", "viewed"].index(video["status"])
+        assert reached >= len(answers), "what was answered is not there"
+
+
+async def test_sockets_that_do_not_answer_hold_the_end_up_until_they_are_cut_and_a_second_signal_for_no_longer(
+    tmp_path: Path,
+) -> None:
+    for signals, least_s, most_s in ((1, 1.0, 4.0), (2, 0.0, 1.5)):
+        async with started(tmp_path, DRAIN_S="3") as gateway, contextlib.AsyncExitStack() as stack:
+            for n in range(20):
+                opened = await stack.enter_async_context(socket_of(gateway, f"client-{n}"))
+                opened.transport.pause_reading()
+                stack.callback(opened.transport.abort)
+            begun = time.monotonic()
+            for _ in range(signals):
+                gateway.stop(signal.SIGINT)
+                await asyncio.sleep(0.3)  # two signals at once are one
+            assert await gateway.ended() == 0
+            assert least_s < time.monotonic() - begun < most_s
+        assert "Traceback" not in "".join(gateway.output)
