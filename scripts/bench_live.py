@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 
 from bench import SECRET, Pair, World, request
-from live_load import Answered, Load, NodePeer, RedisServer, cpu_s, resident_bytes
+from live_load import Answered, Load, NodePeer, RedisServer, compiled, cpu_s, resident_bytes
 
 from gateway.api.auth import issue_token
 
@@ -35,6 +35,9 @@ PACKET_BYTES = 600
 Measure = Callable[[Load, int, list[Pair], int], Answered]
 """From the load, the port, the pairs and the number of the first socket."""
 
+OUTSTANDING = 256
+EACH = ", µs of CPU for each packet"
+SATURATED = "saturated" + EACH
 WINDOW = 64
 """Handshakes under way at a time."""
 
@@ -45,6 +48,8 @@ class Figures:
 
     gateway: dict[str, list[float]] = field(default_factory=dict)
     peer: dict[str, list[float]] = field(default_factory=dict)
+    floor: dict[str, list[float]] = field(default_factory=dict)
+    """What the same messages cost a bare C loop of `send` calls."""
 
 
 class Gateway:
@@ -127,6 +132,12 @@ class Delivery:
                 time.sleep(0.5)
                 lines = [f"/?c={number}" for number in range(sockets)]
                 self._measure(figures.peer, load, peer.pid, peer.port, lines, framed=False)
+        figures.floor.setdefault(f"{sockets:,} sockets: {SATURATED}", []).append(self._floor(sockets))
+
+    def _floor(self, sockets: int) -> float:
+        program = compiled(self._work, "floor")
+        words = [sockets, self._arguments.packets, PACKET_BYTES + 4, OUTSTANDING]
+        return float(subprocess.run([program, *map(str, words)], check=True, capture_output=True).stdout)
 
     def _measure(
         self, found: dict[str, list[float]], load: Load, pid: int, port: int, lines: list[str], *, framed: bool
@@ -146,7 +157,7 @@ class Delivery:
             count = rate * 3 or self._arguments.packets
             cpu = cpu_s(pid)
             published = load.publish(self._redis.port, PREFIX, count=count, framed=framed, rate=rate, size=PACKET_BYTES)
-            note(f"{name}, µs of CPU for each packet", (cpu_s(pid) - cpu) / published.delivered * 1e6)
+            note(f"{name}{EACH}", (cpu_s(pid) - cpu) / published.delivered * 1e6)
             note(f"{name}, p50 ms", published.p50_us / 1000)
             note(f"{name}, p99 ms", published.p99_us / 1000)
             if published.lost or published.stale:
@@ -248,6 +259,11 @@ def report(figures: Figures, arguments: argparse.Namespace) -> None:
             print(f"| {name} | {ours:,.1f} | {theirs:,.1f} | {ratio:.2f} |")
         else:
             print(f"| {name} | {ours:,.1f} | | |")
+    print("\n| what | gateway | bare C loop of `send` calls | ratio |")
+    print("| --- | ---: | ---: | ---: |")
+    for name, floor in figures.floor.items():
+        ours, bare = statistics.median(figures.gateway[name]), statistics.median(floor)
+        print(f"| {name} | {ours:,.1f} | {bare:,.1f} | {ours / bare:.2f} |")
 
 
 def main() -> None:

@@ -85,7 +85,7 @@ class Load:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._process = subprocess.Popen([_compiled(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._process = subprocess.Popen([compiled(folder, "load")], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.pid = self._process.pid
 
     def connect(self, port: int, lines: Iterable[str], window: int = 128) -> Connected:
@@ -165,8 +165,9 @@ class Load:
         return self._process.stdout.readline()
 
 
-def _compiled(folder: Path) -> Path:
-    source, program = SCRIPTS / "load.c", folder / "load"
+def compiled(folder: Path, name: str) -> Path:
+    """One of the C programs beside this file, in `folder`."""
+    source, program = SCRIPTS / f"{name}.c", folder / name
     if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
         _run(["cc", "-O2", "-Wall", "-Wextra", "-o", str(program), str(source)])
     return program

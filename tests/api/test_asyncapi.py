@@ -129,7 +129,7 @@ def test_a_handshake_is_described_as_it_is_read() -> None:
         ("status", {"type": "status", "video_id": UNKNOWN_ID, "status": "expired"}, False),
         ("status", {"type": "status", "video_id": "x", "status": "viewed"}, False),
         ("token", {"type": "token", "token": "x", "id": None}, True),
-        ("token", {"type": "token", "token": ""}, False),
+        ("token", {"type": "token", "token": 1}, False),
     ],
 )
 def test_messages_are_described_as_they_are_read(name: str, message: dict[str, Any], good: bool) -> None:
