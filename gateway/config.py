@@ -265,7 +265,7 @@ def _unknown(ours: Mapping[str, str]) -> Iterator[str]:
 
 def _contradictions(values: Mapping[str, Any], named: Collection[str]) -> Iterator[str]:
     """What no value shows alone. A rule about a value that is wrong itself is left out."""
-    for rule in (_one_key, _made_up_secret, _in_process_bus, _upload_and_video, _viewed_and_ended):
+    for rule in (_one_key, _made_up_secret, _in_process_bus, _upload_and_video, _viewed_and_ended, _ping_and_pong):
         with suppress(KeyError):
             yield from rule(values, named)
 
@@ -298,3 +298,8 @@ def _upload_and_video(values: Mapping[str, Any], _named: Collection[str]) -> Ite
 def _viewed_and_ended(values: Mapping[str, Any], _named: Collection[str]) -> Iterator[str]:
     if values["viewed_keep_s"] > values["ended_keep_s"]:
         yield "GATEWAY_VIEWED_KEEP_S must not be above GATEWAY_ENDED_KEEP_S: what deletes the bytes would be gone."
+
+
+def _ping_and_pong(values: Mapping[str, Any], _named: Collection[str]) -> Iterator[str]:
+    if values["pong_s"] > values["ping_s"]:
+        yield "GATEWAY_PONG_S must not be above GATEWAY_PING_S: a ping would go out before the one before was given up."

@@ -15,7 +15,7 @@ from typing import Any, Protocol, cast
 import httptools
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from gateway.api.http import Reply, problem, problem_reply
 from gateway.api.socket import overloaded
@@ -83,8 +83,12 @@ class HttpConnection(HttpToolsProtocol):
         self._head_since_s = wheel.now_s()
         self._head_bytes = 0
         self._head_open = True
+        self._heads = 0
+        self._running: RequestResponseCycle | None = None
+        self._refused = False
         self._unread = 0
         self._unread_since_s = 0.0
+        self._idle_since_s = wheel.now_s()
 
     # --- Taken on and let go
 
@@ -101,25 +105,42 @@ class HttpConnection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._wheel.cancel(self)
+        if self._running is not None:  # uvicorn tells only the call that came last
+            self._running.disconnected = True
+            self._running.message_event.set()
         super().connection_lost(exc)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    @property
+    def _answering(self) -> bool:
+        """Whether a call is not answered yet: those that come behind it begin when it is."""
+        return self._running is not None and not self._running.response_complete
 
     # --- The head of a request
 
     def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
         self._unset_keepalive_if_required()
+        heads = self._heads
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            # Another upgrade than to a socket is ignored, as RFC 9110, section 7.8, allows.
+            rest = data[upgrade.args[0] :]
             if self._should_upgrade():
-                self._become_socket(data[upgrade.args[0] :])
+                self._become_socket(rest)
+            else:
+                self._ignore_upgrade(rest)
             return
         except httptools.HttpParserError:
             self._refuse(400, "this is no HTTP request", Code.INVALID)
             return
-        if self._head_open:
+        if self._head_open and heads == self._heads:  # else some of it belongs to the request before: it is let pass
             self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES and not self.transport.is_closing():
+            if self._head_bytes > HEAD_BYTES:
                 self._refuse(431, f"the head of a request has at most {HEAD_BYTES} bytes here", Code.TOO_LARGE)
 
     def on_message_begin(self) -> None:
@@ -128,21 +149,54 @@ class HttpConnection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head_open = False
-        super().on_headers_complete()
+        self._heads += 1
+        self._idle_since_s = self._wheel.now_s()
+        if not self._other_upgrade():
+            super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        if not self._other_upgrade():
+            super().on_message_complete()
 
     def _refuse(self, status: int, detail: str, code: Code | None = None) -> None:
-        """Answer what is no request, and end the connection."""
+        """Answer what is no request, and end the connection: our side of it at once, so that the peer reads the answer
+        before it ends the other (RFC 1122, section 4.2.2.13), or is cut."""
         self.transport.write(problem_reply(status, detail, code=code).last())
-        self.transport.close()
+        if self._answering:
+            self.transport.close()
+        else:
+            self._refused = True
+            self.transport.write_eof()
 
     # --- Sockets
 
     def _should_upgrade(self) -> bool:
         """Whether this is a handshake at the address of sockets; elsewhere it is answered like any other request."""
-        if self.url.partition(b"?")[0] != self._upgrades.path or self.scope["method"] != "GET":
+        if self.url.partition(b"?")[0] != self._upgrades.path or self.parser.get_method() != b"GET":
             return False
         upgrade = b",".join(value for name, value in self.headers if name == b"upgrade")
-        return upgrade.strip().lower() == b"websocket" and self.scope["http_version"] == "1.1"
+        if upgrade.strip().lower() != b"websocket" or self.parser.get_http_version() != "1.1":
+            return False
+        # An answer on its way would end up among the frames, and what is unread of it would not count as theirs.
+        return not self._answering and not self.transport.get_write_buffer_size()
+
+    def _other_upgrade(self) -> bool:
+        return self.parser.should_upgrade() and not self._should_upgrade()
+
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """Another upgrade than to a socket is ignored, as RFC 9110, section 7.8, allows. The parser takes what comes
+        behind the head for another protocol, so a new one reads the request as if nothing had been asked."""
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            self._refuse(400, "this is no proxy", Code.INVALID)
+            return
+        head = [method, b" ", self.url, b" HTTP/", self.parser.get_http_version().encode(), b"\r\n"]
+        for name, value in self.headers:
+            if name != b"upgrade":
+                head += [name, b": ", value, b"\r\n"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.data_received(b"".join([*head, b"\r\n", rest]))
 
     def _become_socket(self, early: bytes) -> None:
         self.connections.discard(self)
@@ -156,8 +210,15 @@ class HttpConnection(HttpToolsProtocol):
 
     def turn(self, now_s: float) -> float:
         """Cut the connection if its peer keeps it waiting; the wheel calls it."""
+        if self._refused:
+            self.transport.abort()
+            return 0
         if self._head_open and now_s - self._head_since_s >= HEAD_S and not self.transport.is_closing():
             self._refuse(408, "the request did not arrive in time")
+        if self._head_open or self._answering:
+            self._idle_since_s = now_s
+        elif now_s - self._idle_since_s >= KEEP_ALIVE_S:
+            self.transport.close()  # uvicorn's own timer ends with every byte that comes, whatever it belongs to
         unread = self.transport.get_write_buffer_size()
         if not unread or unread != self._unread:
             self._unread, self._unread_since_s = unread, now_s

@@ -160,6 +160,7 @@ def test_an_unknown_scheme_is_refused_with_the_known_ones() -> None:
         ({"HOST": "gw.example.com"}, ["GATEWAY_HOST", "GATEWAY_JWKS_URL"]),
         ({"WORKERS": "2"}, ["GATEWAY_WORKERS", "GATEWAY_BUS_URL"]),
         ({"UPLOAD_TTL_S": "10", "VIDEO_TTL_S": "9"}, ["GATEWAY_UPLOAD_TTL_S", "GATEWAY_VIDEO_TTL_S"]),
+        ({"PONG_S": "10", "PING_S": "9"}, ["GATEWAY_PONG_S", "GATEWAY_PING_S"]),
         ({"VIEWED_KEEP_S": "10", "ENDED_KEEP_S": "9"}, ["GATEWAY_VIEWED_KEEP_S", "GATEWAY_ENDED_KEEP_S"]),
     ],
 )

@@ -112,11 +112,13 @@ class Session:
         """Whose it is."""
         return self._identity.client_id
 
-    def opened(self, *, acked: int, asks: bool) -> None:
-        """The socket is open. `acked`: the version that its address acknowledged; `asks`: whether the packet of then
-        asks for more."""
+    def begins(self, *, acked: int, asks: bool) -> None:
+        """The socket is about to open. `acked`: what its address acknowledged; `asks`: whether there is more to."""
         self._acked = acked
         self._asks = self._asks or asks
+
+    def opened(self) -> None:
+        """The socket is open."""
         self._opened_s = self._desk.clock()
         self._desk.metrics.sockets.inc()
         log.info("a socket opened", extra=self._names())
@@ -230,6 +232,7 @@ class Session:
 
     async def _report(self, statuses: list[StatusMessage]) -> None:
         version, self._newest_ack = self._newest_ack, 0
+        acked = min(version, self.version)  # a claim beyond that says nothing of packets to come
         seen = Acknowledgement(self.device_id, version) if version else None
         said = [status.said for status in statuses]
         try:
@@ -239,7 +242,7 @@ class Session:
             for status in statuses:
                 self._connection.answer(messages.refused_message(status, error))
             return
-        self._acked = max(self._acked, min(version, state.version))
+        self._acked = max(self._acked, acked)
         for status, verdict in zip(statuses, answers, strict=True):
             if isinstance(verdict, GatewayError):
                 self._connection.answer(messages.refused_message(status, verdict))

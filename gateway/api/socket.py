@@ -35,8 +35,8 @@ class SocketDoor:
 
     @property
     def sockets(self) -> int:
-        """How many are open or about to be."""
-        return self._desk.hub.sockets
+        """How many there are: open, about to be, or refused and not over."""
+        return self._keepalive.connections
 
     def upgrade(
         self,
@@ -90,12 +90,13 @@ class SocketDoor:
             known = seen.version if seen else 0
             news = hub.publication(state)
             frame = text_frame(news.packet) if state.version > known or not known else None
+            session.begins(acked=min(known, state.version), asks=news.asks)
             joined = connection.open(session, answer, version=state.version, packet=frame)
         finally:
             if not joined:
                 hub.leave(client_id, session)
         if joined:
-            session.opened(acked=min(known, state.version), asks=news.asks)
+            session.opened()
             await hub.displace(client_id, session)
 
 

@@ -75,12 +75,14 @@ class _State:
 class Keepalive:
     """How sockets are kept alive, the same for all: pinged every `ping_s`, given up `pong_s` after it."""
 
-    __slots__ = ("ping_s", "pong_s", "wheel")
+    __slots__ = ("connections", "ping_s", "pong_s", "wheel")
 
     def __init__(self, wheel: Wheel, *, ping_s: float, pong_s: float) -> None:
         self.wheel = wheel
         self.ping_s = ping_s
         self.pong_s = pong_s
+        self.connections = 0
+        """How many there are, from the moment they are asked for until TCP is gone."""
 
 
 class Connection(asyncio.Protocol):
@@ -121,6 +123,7 @@ class Connection(asyncio.Protocol):
         self.slot = -1
         self.version = -1
         """Of the newest packet that it was offered, written or waiting."""
+        keepalive.connections += 1
         transport.set_write_buffer_limits(high=0)
         transport.pause_reading()
 
@@ -287,6 +290,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """TCP is gone (asyncio calls this)."""
+        self._keepalive.connections -= 1
         self._state, self._held = _State.GONE, True
         self._waiting = None
         self._keepalive.wheel.cancel(self)

@@ -128,6 +128,7 @@ class Hub:
         self._doubted: dict[ClientId, None] = {}
         self._doubts = asyncio.Event()
         self._closing = False
+        self._rank = 0
 
     # --- What the bus brings
 
@@ -166,8 +167,10 @@ class Hub:
     # --- Sockets
 
     def rank(self) -> int:
-        """A rank above that of every socket that opened before; within a millisecond chance decides."""
-        return self._changes.now() << _RANK_BITS | random.getrandbits(_RANK_BITS)
+        """A rank above that of every socket that joined before through this process; between two processes the clocks
+        decide, and within a millisecond chance does."""
+        self._rank = max(self._rank + 1, self._changes.now() << _RANK_BITS | random.getrandbits(_RANK_BITS))
+        return self._rank
 
     async def join(self, client_id: ClientId, socket: Socket) -> None:
         """From now on `socket` is offered all of the client's packets. Load after this: nothing is missed then.
