@@ -39,12 +39,13 @@ class Wheel:
         self.now_s = clock
         self._slots: list[set[Timed]] = [set() for _ in range(SLOTS)]
         self._tick = 0
+        self._tick_s = TICK_S
         self._began_s = clock()
 
     def schedule(self, item: Timed, delay_s: float) -> None:
         """Give `item` its turn in `delay_s` seconds or within a tick after, instead of when it had been said before."""
         self.cancel(item)
-        ticks = int((self.now_s() - self._began_s + delay_s) / TICK_S) + 1 - self._tick
+        ticks = int((self.now_s() - self._began_s + delay_s) / self._tick_s) + 1 - self._tick
         slot = (self._tick + min(max(1, ticks), SLOTS - 1)) % SLOTS
         self._slots[slot].add(item)
         item.slot = slot
@@ -58,7 +59,7 @@ class Wheel:
     def advance(self) -> None:
         """Give all turns whose time has come."""
         now_s = self.now_s()
-        last = int((now_s - self._began_s) / TICK_S)
+        last = int((now_s - self._began_s) / self._tick_s)
         self._tick = max(self._tick, last - SLOTS)  # after a standstill each has one turn, not one for each it missed
         while self._tick < last:
             self._tick += 1
@@ -85,4 +86,4 @@ class Wheel:
         """Turn, until cancelled."""
         while True:
             self.advance()
-            await asyncio.sleep(TICK_S)
+            await asyncio.sleep(self._tick_s)

@@ -300,7 +300,7 @@ async def test_a_page_is_told_when_to_come_back_after_a_restart(
 
 
 async def test_a_page_is_pinged_without_noticing(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
-    async with running_gateway(tmp_path_factory.mktemp("pinged"), PING_S="0.3", PONG_S="0.5") as gw:
+    async with running_gateway(tmp_path_factory.mktemp("pinged"), PING_S="0.5", PONG_S="0.5") as gw:
         alice, bob = gw.app("alice"), gw.app("bob")
         async with opened_page(browser, gw) as page:
             await page.open(bob)
