@@ -271,7 +271,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sockets", type=int, nargs="*", default=[1_000, 10_000])
     parser.add_argument("--packets", type=int, default=200_000, help="published where the server is saturated")
-    parser.add_argument("--pairs", type=int, default=2_000, help="senders and recipients of the status changes")
+    parser.add_argument("--pairs", type=int, default=1_500, help="senders and recipients of the status changes")
     parser.add_argument("--idle", type=float, default=30.0, help="seconds of idling")
     parser.add_argument("--idle-from", type=int, default=10_000, help="how many sockets idle at least")
     parser.add_argument("--keep", type=Path, help="a folder for what is built and installed")
