@@ -302,6 +302,7 @@ _NEXT = """
     scripts/tour                        two phones exchange a video
     .venv/bin/gateway token alice       a token for the client alice
     curl {address}/openapi.json    every call
+    curl {address}/asyncapi.json   what travels over a socket
     .venv/bin/gateway config            every setting
 
 """

@@ -29,7 +29,7 @@ MOST_MALFORMED = 10
 """So many messages that cannot be read end a socket."""
 
 BATCH = 64
-"""Messages that are looked after at once. While as many wait, nothing more is read."""
+"""Messages that are looked after at once. While as many wait behind them, nothing more is read."""
 
 _CLOSE_CODES = {Cause.DISPLACED: CloseCode.DISPLACED, Cause.LOGGED_OUT: CloseCode.UNAUTHORIZED}
 
@@ -206,9 +206,10 @@ class Session:
     async def _work(self) -> None:
         try:
             while self._waiting or self._newest_ack:
-                waiting, self._waiting = self._waiting or [], None
-                self._connection.set_busy(busy=self._leaving is not None)
-                await self._look_after(waiting)
+                waiting = self._waiting or []
+                self._waiting = waiting[BATCH:] or None
+                self._connection.set_busy(busy=self._leaving is not None or len(waiting) >= 2 * BATCH)
+                await self._look_after(waiting[:BATCH])
         except Exception:
             log.exception("a socket's session failed", extra=self._names())
             self._connection.close(CloseCode.FAULT, "something is wrong on our side")
@@ -273,6 +274,9 @@ class Session:
         return {"client_id": self.client_id, "device_id": self.device_id}
 
 
+_KNOWN = frozenset(map(int, CloseCode))
+
+
 def _label(code: int) -> str:
     """A close code as a label: those that only apps invent are one."""
-    return str(code) if code < 3000 or code in set(CloseCode) else "other"
+    return str(code) if code < 3000 or code in _KNOWN else "other"

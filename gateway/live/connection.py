@@ -73,7 +73,7 @@ class _State:
 
 
 class Keepalive:
-    """How sockets are kept alive, the same for all: pinged every `ping_s`, given up `pong_s` after it."""
+    """What all sockets of a process share: they are pinged every `ping_s`, given up `pong_s` after it, and counted."""
 
     __slots__ = ("connections", "ping_s", "pong_s", "wheel")
 

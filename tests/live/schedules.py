@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import orjson
+import uvloop
 from websockets.frames import Frame, Opcode
 
 from gateway import packet
@@ -32,6 +33,9 @@ AT_ONCE = 40
 """Schedules that run beside each other, each with clients of its own."""
 
 PATIENCE_S = 20.0
+
+GONE = (OSError, RuntimeError)
+"""What writing to a socket raises that the gateway has closed: uvloop's transports the second."""
 
 
 class Phone:
@@ -91,7 +95,7 @@ class Phone:
 
     async def _say(self, message: dict[str, Any]) -> None:
         if self.connected and self._writer is not None:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(*GONE):
                 self._writer.write(Frame(Opcode.TEXT, orjson.dumps(message)).serialize(mask=True))
                 await self._writer.drain()
 
@@ -99,7 +103,7 @@ class Phone:
         """The socket ends: with a close frame, or by a reset."""
         if self._writer is None or self._reading is None:
             return
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(*GONE):
             if politely:
                 self._writer.write(Frame(Opcode.CLOSE, struct.pack("!H", 1001)).serialize(mask=True))
             else:
@@ -253,4 +257,4 @@ async def main(count: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), int(sys.argv[2])))
+    uvloop.run(main(int(sys.argv[1]), int(sys.argv[2])))
