@@ -1,6 +1,6 @@
 """The gateway of the live benchmark: the whole of it, fed with packets from Redis as the peer is.
 
-`python scripts/bench_gateway.py REDIS_PORT CHANNEL_PREFIX`, with the usual GATEWAY_ settings. A message on the channel
+`python fed_gateway.py REDIS_PORT CHANNEL_PREFIX`, with the usual GATEWAY_ settings. A message on the channel
 of a client is what the load publishes as `framed`: the version as 8 bytes, a byte, and the packet.
 """
 

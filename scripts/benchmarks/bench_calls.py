@@ -19,8 +19,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +41,7 @@ from storage.documents import Document
 from storage.objects import UploadGrant
 from storage.sqlite import SqliteDocuments
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SECRET = "b" * 32
 VIDEO = b"v" * 100
 
@@ -59,23 +60,25 @@ class Figures:
 
 
 class Server:
-    """A gateway in a process of its own."""
+    """A gateway in a process of its own, on the data in a folder. `program`: what Python runs."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, program: Sequence[str] = ("-m", "gateway", "serve")) -> None:
         environ = {**os.environ, "PYTHONPATH": str(ROOT)} | {
             "GATEWAY_DATA_DIR": str(data),
             "GATEWAY_PORT": "0",
             "GATEWAY_RATE_CALLS": "0",
+            "GATEWAY_RATE_FRAMES": "0",
             "GATEWAY_JWT_SECRET": SECRET,
             "GATEWAY_LOG_FORMAT": "json",
         }
         started = time.monotonic()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "gateway", "serve"], env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            [sys.executable, *program], env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
         self.port = self._address()
         self.start_s = time.monotonic() - started
         self.pid = self._process.pid
+        threading.Thread(target=self._read_on, daemon=True).start()
 
     def _address(self) -> int:
         assert self._process.stderr is not None
@@ -83,6 +86,13 @@ class Server:
             if b'"address"' in line:
                 return int(json.loads(line)["address"].rpartition(":")[2])
         raise SystemExit("the gateway did not start")
+
+    def _read_on(self) -> None:
+        """Take its log, which nobody reads; what is no information is shown."""
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            if b'"level": "info"' not in line:
+                sys.stderr.buffer.write(line)
 
     def cpu_s(self) -> float:
         """Seconds of CPU that all its threads have had."""
@@ -103,7 +113,7 @@ class Server:
 
     def stop(self) -> None:
         self._process.send_signal(signal.SIGTERM)
-        self._process.communicate(timeout=40)
+        self._process.wait(timeout=60)
 
 
 class Connection:

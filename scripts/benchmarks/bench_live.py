@@ -11,12 +11,10 @@ import argparse
 import asyncio
 import json
 import os
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,12 +22,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from bench import SECRET, Pair, World, request
-from live_load import Answered, Load, NodePeer, RedisServer, compiled, cpu_s, resident_bytes
+from bench_calls import SECRET, Pair, Server, World, request
+from load import Answered, Load, NodePeer, RedisServer, compiled, cpu_s, resident_bytes
 
 from gateway.api.auth import issue_token
 
-ROOT = Path(__file__).resolve().parent.parent
+HERE = Path(__file__).resolve().parent
 PREFIX = "user:"
 PACKET_BYTES = 600
 Measure = Callable[[Load, int, list[Pair], int], Answered]
@@ -52,53 +50,10 @@ class Figures:
     """What the same messages cost a bare C loop of `send` calls."""
 
 
-class Gateway:
-    """The gateway in a process of its own, on the data in `folder`."""
-
-    def __init__(self, folder: Path, redis_port: int) -> None:
-        environ = {**os.environ, "PYTHONPATH": str(ROOT)} | {
-            "GATEWAY_DATA_DIR": str(folder),
-            "GATEWAY_PORT": "0",
-            "GATEWAY_RATE_CALLS": "0",
-            "GATEWAY_RATE_FRAMES": "0",
-            "GATEWAY_JWT_SECRET": SECRET,
-            "GATEWAY_LOG_FORMAT": "json",
-        }
-        command = [sys.executable, str(ROOT / "scripts" / "bench_gateway.py"), str(redis_port), PREFIX]
-        self._process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        self.pid = self._process.pid
-        self.port = self._address()
-        threading.Thread(target=self._read_on, daemon=True).start()
-
-    def _address(self) -> int:
-        assert self._process.stderr is not None
-        for line in self._process.stderr:
-            if b'"address"' in line:
-                return int(json.loads(line)["address"].rpartition(":")[2])
-        raise SystemExit("the gateway did not start")
-
-    def _read_on(self) -> None:
-        """Take its log, which nobody reads; what is no information is shown."""
-        assert self._process.stderr is not None
-        for line in self._process.stderr:
-            if b'"level": "info"' not in line:
-                sys.stderr.buffer.write(line)
-
-    def wait_until_idle(self) -> None:
-        """Let the sweep that begins at the start come to its end: it would count as the sockets' CPU."""
-        before = -1.0
-        while (now := cpu_s(self.pid)) - before > 0.005:
-            before = now
-            time.sleep(0.3)
-
-    def stop(self) -> None:
-        self._process.send_signal(signal.SIGTERM)
-        self._process.wait(timeout=60)
-
-
 @contextmanager
-def gateway(folder: Path, redis: RedisServer) -> Iterator[Gateway]:
-    running = Gateway(folder, redis.port)
+def gateway(folder: Path, redis: RedisServer) -> Iterator[Server]:
+    """The gateway, fed through this Redis."""
+    running = Server(folder, (str(HERE / "fed_gateway.py"), str(redis.port), PREFIX))
     try:
         running.wait_until_idle()
         yield running

@@ -17,7 +17,7 @@ from typing import Self, TypedDict, TypeVar, cast
 
 import orjson
 
-SCRIPTS = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,7 @@ class Load:
 
 def compiled(folder: Path, name: str) -> Path:
     """One of the C programs beside this file, in `folder`."""
-    source, program = SCRIPTS / f"{name}.c", folder / name
+    source, program = HERE / f"{name}.c", folder / name
     if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
         _run(["cc", "-O2", "-Wall", "-Wextra", "-o", str(program), str(source)])
     return program
@@ -221,7 +221,7 @@ class NodePeer:
     def __init__(self, folder: Path, redis_port: int, *, prefix: str = "user:") -> None:
         modules = _installed(folder)
         self._process = subprocess.Popen(
-            ["node", str(SCRIPTS / "peer_ws.js"), "0", str(redis_port), prefix],
+            ["node", str(HERE / "peer_ws.js"), "0", str(redis_port), prefix],
             env={**os.environ, "NODE_PATH": str(modules), "NODE_ENV": "production"},
             stdout=subprocess.PIPE,
         )
