@@ -42,13 +42,15 @@ class Cause(StrEnum):
 class Dismissal(NamedTuple):
     """A client's connections that are to end: those of one device, or all of them.
 
-    `rank`: only connections of a lower one. Of a device that connects twice at the same moment, one stays.
+    `rank`: where they are displaced, only those of a lower one: of a device that connects twice at the same moment one
+    stays, and a dismissal that comes late does no harm. Where the clocks of two processes differ, an older socket may
+    stay until it answers no ping: the device has two for so long, which is better than none.
     """
 
     client_id: ClientId
     device_id: DeviceId | None
     cause: Cause
-    rank: int
+    rank: int = 0
 
 
 class Listener(Protocol):

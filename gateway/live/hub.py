@@ -156,10 +156,11 @@ class Hub:
         audience = self._audiences.get(dismissal.client_id)
         if audience is None:
             return
+        logged_out = dismissal.cause is Cause.LOGGED_OUT
         for socket in audience.sockets:
-            if dismissal.device_id in {None, socket.device_id} and socket.rank < dismissal.rank:
+            if dismissal.device_id in {None, socket.device_id} and (logged_out or socket.rank < dismissal.rank):
                 socket.dismiss(dismissal.cause)
-        if dismissal.cause is Cause.LOGGED_OUT:
+        if logged_out:
             for poll in audience.polls:
                 if dismissal.device_id in {None, poll.device_id}:
                     poll.answer(None)
@@ -202,8 +203,7 @@ class Hub:
 
     async def log_out(self, client_id: ClientId, device_id: DeviceId | None = None) -> None:
         """A device has logged out, or, where none is named, the client has ended: its connections end, wherever."""
-        rank = self.rank() | (1 << _RANK_BITS) - 1
-        await self._bus.dismiss(Dismissal(client_id, device_id, Cause.LOGGED_OUT, rank))
+        await self._bus.dismiss(Dismissal(client_id, device_id, Cause.LOGGED_OUT))
 
     # --- Polls that are held
 
