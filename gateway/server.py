@@ -105,6 +105,7 @@ class HttpConnection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._wheel.cancel(self)
+        self._unset_keepalive_if_required()  # uvicorn leaves it where TCP was reset: it would keep all of this alive
         if self._running is not None:  # uvicorn tells only the call that came last
             self._running.disconnected = True
             self._running.message_event.set()

@@ -64,14 +64,13 @@ class Wheel:
         while self._tick < last:
             self._tick += 1
             slot = self._tick % SLOTS
-            if self._slots[slot]:
-                items, self._slots[slot] = self._slots[slot], set()
-                for item in items:
-                    item.slot = _DUE
-                for item in items:
-                    if item.slot == _DUE:  # else another's turn gave it a new time, or cancelled it
-                        item.slot = -1
-                        self._turn(item, now_s)
+            items, self._slots[slot] = self._slots[slot], set()  # even an empty one: sets keep the room they once had
+            for item in items:
+                item.slot = _DUE
+            for item in items:
+                if item.slot == _DUE:  # else another's turn gave it a new time, or cancelled it
+                    item.slot = -1
+                    self._turn(item, now_s)
 
     def _turn(self, item: Timed, now_s: float) -> None:
         try:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import socket
@@ -14,6 +15,8 @@ import orjson
 import pytest
 from websockets.frames import Opcode
 
+from gateway.live.connection import Connection
+from gateway.server import HttpConnection
 from tests.running import (
     App,
     RawSocket,
@@ -736,6 +739,28 @@ async def slow_store(gw: Running, app: App) -> AsyncIterator[asyncio.Event]:
             yield waits
         finally:
             going_on.set()
+
+
+async def test_of_connections_that_were_cut_nothing_is_kept(gateway: Callable[..., Any], bob: App) -> None:
+    def kept() -> int:
+        gc.collect()
+        return sum(isinstance(found, HttpConnection | Connection) for found in gc.get_objects())
+
+    async with gateway() as gw:
+        before = kept()
+        for number in range(30):
+            async with gw.tcp() as raw:
+                if number % 3:
+                    await raw.send(request("GET /healthz HTTP/1.1"))
+                    assert (await raw.head()).status == 200
+                if number % 3 == 2:
+                    await raw.send(handshake("/v1/ws?device_id=phone", f"Authorization: Bearer {bob.token}"))
+                    assert (await raw.head()).status == 101
+
+        async def is_gone() -> bool:
+            return kept() <= before
+
+        await until(is_gone, "nothing is kept")
 
 
 @pytest.mark.parametrize("behind", [0, 1, 3])

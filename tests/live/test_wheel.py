@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -288,3 +289,16 @@ async def test_it_turns_by_itself_until_it_is_cancelled() -> None:
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     assert running.cancelled()
+
+
+def test_room_that_many_once_took_is_given_back(wheel: Wheel, clock: Clock) -> None:
+    empty = sum(map(sys.getsizeof, wheel._slots))
+    for _ in range(SLOTS):
+        items = [Item() for _ in range(500)]
+        for item in items:
+            wheel.schedule(item, 30)
+        for item in items:
+            wheel.cancel(item)
+        pass_time(wheel, clock, TICK_S)
+    pass_time(wheel, clock, SLOTS * TICK_S)
+    assert sum(map(sys.getsizeof, wheel._slots)) == empty
