@@ -34,6 +34,7 @@ Measure = Callable[[Load, int, list[Pair], int], Answered]
 """From the load, the port, the pairs and the number of the first socket."""
 
 OUTSTANDING = 256
+LEAST_PAIRS = 300
 EACH = ", µs of CPU for each packet"
 SATURATED = "saturated" + EACH
 WINDOW = 64
@@ -231,6 +232,8 @@ def main() -> None:
     parser.add_argument("--idle-from", type=int, default=10_000, help="how many sockets idle at least")
     parser.add_argument("--keep", type=Path, help="a folder for what is built and installed")
     arguments = parser.parse_args()
+    if 0 < arguments.pairs < LEAST_PAIRS:
+        parser.error(f"--pairs: {LEAST_PAIRS} or more, or 0: the two changes of one video must not meet")
     figures = Figures()
     with tempfile.TemporaryDirectory(prefix="gateway-bench-") as name:
         work = arguments.keep or Path(name)
