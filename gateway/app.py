@@ -68,6 +68,9 @@ LEAST_STOP_S = 2.0
 HUNG = 70
 """The exit code of a process that could not be stopped in time: EX_SOFTWARE in sysexits.h."""
 
+TELL_S = 1.0
+"""How long the log of such a process may take to take in that it ends."""
+
 OTHER_FILES = 256
 """File descriptors for all that is no connection of an app."""
 
@@ -217,13 +220,17 @@ def _stop_s(settings: Settings) -> float:
 
 def _room_for(connections: int) -> int:
     """How many connections this process can have, of those that it may: each takes a file descriptor."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    room = hard - SPARE - OTHER_FILES
-    if connections > room:
-        log.warning("fewer connections than GATEWAY_MAX_CONNECTIONS: too few file descriptors", extra={"room": room})
-    return min(connections, room)
+    files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + SPARE + OTHER_FILES
+    raised = 2 * wanted if most == resource.RLIM_INFINITY else most  # a transfer of bytes takes a file besides
+    if files != resource.RLIM_INFINITY and files < raised:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (raised, most))
+        files = raised
+    if files == resource.RLIM_INFINITY or files >= wanted:
+        return connections
+    room = max(files - SPARE - OTHER_FILES, 1)
+    log.warning("fewer connections than GATEWAY_MAX_CONNECTIONS: too few file descriptors", extra={"room": room})
+    return room
 
 
 @contextlib.contextmanager
@@ -266,8 +273,12 @@ class LastResort:
 
     @staticmethod
     def _end() -> None:
-        log.critical("something hangs: the process ends without closing it")
-        logging.shutdown()
+        # What hangs may be whoever takes the log in, so that is not waited for either.
+        telling = threading.Thread(
+            target=log.critical, args=("something hangs: the process ends without closing it",), daemon=True
+        )
+        telling.start()
+        telling.join(TELL_S)
         os._exit(HUNG)
 
 

@@ -22,8 +22,8 @@ _STANDARD = frozenset(vars(logging.LogRecord("", 0, "", 0, "", None, None))) | {
 }
 # The header of a JWT is JSON, so it begins with eyJ (`{"`) in base64url. Bounded: a line full of eyJ stays cheap.
 _TOKEN = re.compile(r"eyJ[A-Za-z0-9_-]{2,2000}\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)?")
-_SIGNED = re.compile(r"""(sig|signature|token|credential)(=|%3D)[^&\s"'\\]+""", re.IGNORECASE)
-_BEARER = re.compile(r"""(bearer(?: |%20|\.))[^\s"',\\]+""", re.IGNORECASE)
+_SIGNED = re.compile(r"""(sig|signature|token|credential)(=|%3D)[^&\s"'\\]+""", re.IGNORECASE | re.ASCII)
+_BEARER = re.compile(r"""(bearer(?: |%20|\.))[^\s"',\\]+""", re.IGNORECASE | re.ASCII)
 _SIGNS = ("eyj", "bearer", "sig", "token", "credential")
 """One of these is in whatever the three above match."""
 

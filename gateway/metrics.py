@@ -1,5 +1,6 @@
 """Every metric there is, with bounded labels. Nothing is registered globally: each application has its own."""
 
+import time
 from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
@@ -16,13 +17,14 @@ class Tally(Collector):
 
     def __init__(self, name: str, documentation: str, registry: CollectorRegistry) -> None:
         self.count = 0
+        self._created = time.time()
         self._name = name
         self._documentation = documentation
         registry.register(self)
 
     def collect(self) -> Iterable[Metric]:
         """What there is now."""
-        return [CounterMetricFamily(self._name, self._documentation, value=self.count)]
+        return [CounterMetricFamily(self._name, self._documentation, value=self.count, created=self._created)]
 
     describe = collect
 

@@ -97,6 +97,25 @@ def test_a_refused_call_costs_nothing(clock: Clock) -> None:
     limiter.take("alice")
 
 
+@pytest.mark.parametrize("tokens", [1, 2, 7, 100])
+def test_many_at_once_are_as_many_calls(clock: Clock, tokens: int) -> None:
+    limiter = RateLimiter(Rate(20, 100), clock=clock)
+    for _ in range(100 // tokens):
+        limiter.take("alice", tokens)
+    assert calls_until_refused(limiter, "alice") == 100 % tokens
+
+
+def test_more_at_once_than_a_burst_are_refused_and_cost_nothing(clock: Clock) -> None:
+    limiter = RateLimiter(Rate(20, 100), clock=clock)
+    with pytest.raises(RateLimited) as refused:
+        limiter.take("alice", 10_000)
+    assert refused.value.retry_after_s == 495
+    clock.now_s += 1_000
+    with pytest.raises(RateLimited):
+        limiter.take("alice", 101)
+    assert calls_until_refused(limiter, "alice") == 100
+
+
 def test_without_a_rate_everybody_may_always_call(clock: Clock) -> None:
     limiter = RateLimiter(None, clock=clock)
     for _ in range(10_000):

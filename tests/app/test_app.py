@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import sys
@@ -21,6 +22,7 @@ from websockets.exceptions import ConnectionClosed
 
 from gateway import app as program
 from gateway.app import open_gateway
+from gateway.server import SPARE
 from tests.running import SECRET, VIDEO, App, running_gateway, settings, token, until, within
 
 
@@ -414,7 +416,7 @@ async def test_a_loop_that_fails_goes_on_and_calls_are_answered(
 
 
 HANGING = """
-import asyncio, sys, time
+import asyncio, logging, sys, time
 from gateway.config import Settings
 from gateway import app, log
 import os, storage.sqlite, storage.disk
@@ -422,10 +424,14 @@ import os, storage.sqlite, storage.disk
 async def waits(*_):
     await asyncio.sleep(3600)
 
+async def keeps_the_log(*_):
+    logging.getLogger().handlers[0].acquire()
+    time.sleep(3600)
+
 async def blocks(*_):
     time.sleep(3600)
 
-hang = {"waits": waits, "blocks": blocks}[sys.argv[1]]
+hang = {"waits": waits, "blocks": blocks, "keeps the log": keeps_the_log}[sys.argv[1]]
 getattr(sys.modules[sys.argv[2]], sys.argv[3]).close = hang
 settings = Settings.load(os.environ)
 log.configure(settings.log_format, settings.log_level)
@@ -439,6 +445,7 @@ sys.exit(app.serve(settings, worker=True))
         ("waits", "storage.sqlite SqliteDocuments"),
         ("blocks", "storage.disk DiskObjects"),
         ("waits", "push.console ConsoleSender"),
+        ("keeps the log", "storage.disk DiskObjects"),
     ],
 )
 async def test_a_part_that_hangs_holds_the_end_up_for_no_longer_than_the_drain(
@@ -451,9 +458,34 @@ async def test_a_part_that_hangs_holds_the_end_up_for_no_longer_than_the_drain(
         gateway.stop()
         assert await gateway.ended() == program.HUNG
         assert time.monotonic() - begun < 4
-    assert "something hangs" in "".join(gateway.output)
+    assert ("something hangs" in "".join(gateway.output)) == (how != "keeps the log")
     async with started(tmp_path) as gateway:
         assert len((await App(gateway.http, "bob", token("bob")).packet())["incoming"]) == 1
+
+
+INFINITE = resource.RLIM_INFINITY
+NEEDED = 1000 + SPARE + program.OTHER_FILES
+
+
+@pytest.mark.parametrize(
+    ("limits", "raised_to", "room"),
+    [
+        ((256, 100_000), 100_000, 1000),
+        ((100_000, 100_000), None, 1000),
+        ((256, INFINITE), 2 * NEEDED, 1000),
+        ((INFINITE, INFINITE), None, 1000),
+        ((256, NEEDED - 100), NEEDED - 100, 900),
+        ((100, 100), None, 1),
+    ],
+)
+def test_a_process_takes_as_many_connections_as_it_has_files_for(
+    monkeypatch: pytest.MonkeyPatch, limits: tuple[int, int], raised_to: int | None, room: int
+) -> None:
+    set_to: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits)
+    monkeypatch.setattr(resource, "setrlimit", lambda _, pair: set_to.append(pair))
+    assert program._room_for(1000) == room
+    assert set_to == ([] if raised_to is None else [(raised_to, limits[1])])
 
 
 # --- Sockets at the end
