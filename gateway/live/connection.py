@@ -150,11 +150,14 @@ class Connection(asyncio.Protocol):
         return True
 
     def refuse(self, answer: bytes) -> None:
-        """Answer the handshake with an HTTP error, and end the connection."""
+        """Answer the handshake with an HTTP error, and end the connection. Where it has opened already, by a fault of
+        ours in between, it is closed."""
         if self._state == _State.OPENING:
             self._state = _State.DEAF
             self._transport.write(answer)
             self._end_of_writing()
+        else:
+            self.close(CloseCode.FAULT, "something is wrong on our side")
 
     # --- Sending
 

@@ -480,6 +480,14 @@ def test_busy_only_after_the_close_frame_it_reads_the_answer_nevertheless(opened
     assert opened.transport.closing
 
 
+def test_an_open_socket_that_is_refused_all_the_same_is_closed_as_a_fault_of_ours(opened: World) -> None:
+    opened.connection.refuse(b"HTTP/1.1 500 Internal Server Error\r\n\r\n")
+    assert opened.heard() == [closing(CloseCode.FAULT, "something is wrong on our side")]
+    opened.says(sent(Opcode.CLOSE))
+    opened.transport.settle()
+    assert opened.session.codes == [CloseCode.FAULT]
+
+
 # --- Receiving
 
 
