@@ -1,24 +1,25 @@
-"""The reference client: the protocol's calls as an app makes them, and what it does when one fails.
+"""The reference client: an app's side of the protocol, all of it.
 
-Needs httpx, orjson and websockets, and nothing of the server. A `Client` speaks for one device of one account:
+Needs httpx, orjson and websockets, and nothing of the server. A `Device` is one device of one account, and does what
+the protocol asks of a good client: what it was told to do happens sooner or later, and it tells what changes.
 
-    async with Client("https://gateway.example.com", token, device_id="phone") as client:
-        sent = await client.send_video(Path("hello.mp4"), "bob")
-        packet = await client.poll()
-        client.applied(packet)
-        async with client.live(client.version) as live:
-            async for packet in live:
-                client.applied(packet)
-                await live.acknowledge(packet.version)
+    client = Client("https://gateway.example.com", token, "phone", client_id="alice")
+    videos = VideoFolder(client, Path("videos"))
+    async with Device(client, FileStore(Path("record")), videos) as device:
+        await device.send("hello.mp4", "bob")
+        async for change in device.changes():
+            print(change.key, change.status)
 
-Each call acknowledges the newest packet that was handed to `applied`, and nothing else: a packet that arrived but was
-not applied may still get lost. Failures are `GatewayError`, and `SocketClosed` for a socket that ends; the `remedy` of
+Its `Core` decides, without I/O: it is what to read, or to port, for an app in another language. A `Client` makes single
+calls, and repeats nothing. Its failures are `GatewayError`, and `SocketClosed` for a socket that ends; the `remedy` of
 either says what the protocol has an app do about it. Tokens and signed URLs appear in no `repr`, no exception and no
 log, those of httpx and websockets included.
 """
 
 from gateway.client.calls import CALL_S, STALL_S, Token
 from gateway.client.client import Client
+from gateway.client.core import Core
+from gateway.client.device import Device, Watch
 from gateway.client.failures import (
     REPEATED,
     Backoff,
@@ -43,7 +44,10 @@ from gateway.client.messages import (
     Synced,
     Upload,
 )
+from gateway.client.record import Change, Received, ReceivedStatus, Record, Sent, SentStatus
+from gateway.client.store import FileStore, MemoryStore, Store, StoreInUse
 from gateway.client.transfers import Progress, Source
+from gateway.client.videos import VideoFolder, Videos
 
 __all__ = [
     "CALL_S",
@@ -52,24 +56,39 @@ __all__ = [
     "Alert",
     "Announced",
     "Backoff",
+    "Change",
     "Client",
+    "Core",
+    "Device",
     "DownloadError",
+    "FileStore",
     "GatewayError",
     "Incoming",
     "Live",
+    "MemoryStore",
     "Outcome",
     "Outgoing",
     "Packet",
     "Progress",
     "Push",
+    "Received",
+    "ReceivedStatus",
+    "Record",
     "Remedy",
     "Report",
     "Result",
+    "Sent",
+    "SentStatus",
     "SocketClosed",
     "Source",
+    "Store",
+    "StoreInUse",
     "Synced",
     "Token",
     "Upload",
     "UploadError",
+    "VideoFolder",
+    "Videos",
+    "Watch",
     "retrying",
 ]

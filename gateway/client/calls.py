@@ -37,6 +37,14 @@ class Calls:
         self._owns_http = http is None
         self.call_s = call_s
 
+    def bearing(self, token: Token) -> "Calls":
+        """Calls with another token over the same connections."""
+        return Calls(self._address, token, self._http, self.call_s)
+
+    async def token(self) -> str:
+        """The token in use."""
+        return await self._bearer.token()
+
     async def close(self) -> None:
         """Close the connections that it opened itself."""
         if self._owns_http:

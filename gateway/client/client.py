@@ -12,13 +12,25 @@ import httpx
 
 from gateway.client import transfers
 from gateway.client.calls import CALL_S, Calls, Token
-from gateway.client.delivery import Delivery
-from gateway.client.failures import BACKOFF, Backoff, DownloadError, reaching, retrying, understood
+from gateway.client.delivery import Delivery, Step
+from gateway.client.failures import (
+    BACKOFF,
+    Backoff,
+    DownloadError,
+    GatewayError,
+    Remedy,
+    reaching,
+    retrying,
+    understood,
+)
 from gateway.client.fields import Fields
 from gateway.client.live import Live, listening
 from gateway.client.messages import Announced, Packet, Push, Report, Result, Synced
 from gateway.client.transfers import Progress, Source
 from gateway.transit.state import ClientId, DeviceId, Status
+
+SENDING = frozenset({Remedy.RETRY, Remedy.UPLOAD, Remedy.ANNOUNCE})
+"""What is tried again while a video is being sent."""
 
 
 class Client:
@@ -43,13 +55,22 @@ class Client:
         client_id: str | None = None,
         version: int = 0,
         call_s: float = CALL_S,
+        calls: Calls | None = None,
     ) -> None:
         self.address = address.rstrip("/")
         self.device_id = None if device_id is None else DeviceId(device_id)
         self.client_id = None if client_id is None else ClientId(client_id)
-        self._calls = Calls(self.address, token, http, call_s)
+        self._calls = calls or Calls(self.address, token, http, call_s)
         self._version = version
         self._logged_out = False
+
+    def speaking_for(self, client_id: str, device_id: str, token: str) -> "Client":
+        """A client over the same connections that speaks for another account or device; it need not be closed."""
+        return Client(self.address, token, device_id, client_id=client_id, calls=self._calls.bearing(token))
+
+    async def token(self) -> str:
+        """The token in use."""
+        return await self._calls.token()
 
     async def __aenter__(self) -> Self:
         return self
@@ -71,6 +92,10 @@ class Client:
     def wants(self, packet: Packet) -> bool:
         """Whether this packet is to be applied: it is this client's, and not older than what was applied."""
         return packet.client_id == (self.client_id or packet.client_id) and packet.version >= self._version
+
+    def remembers(self, version: int) -> None:
+        """This device has applied the packet of that version, as it remembers."""
+        self._version = max(self._version, version)
 
     def applied(self, packet: Packet) -> None:
         """This device has applied that packet; the next call says so. ValueError for one that it does not want."""
@@ -123,15 +148,36 @@ class Client:
         Raises the GatewayError of the last try when that is no use, or no time is left.
         """
         size, sha256 = await asyncio.to_thread(transfers.measured, path)
+        delivery = Delivery(str(path), size, content_type, sha256)
+        announced: Announced | None = None
 
-        async def announce() -> Announced:
-            return await self.announce(recipient_id, size=size, content_type=content_type, sha256=sha256)
+        async def step() -> Result | None:
+            nonlocal delivery, announced
+            if announced is None or delivery.step is Step.ANNOUNCE:
+                announced = await self.announce(recipient_id, size=size, content_type=content_type, sha256=sha256)
+                delivery = delivery.announced(announced.upload)
+            elif delivery.step is Step.UPLOAD:
+                delivery = delivery.uploading()
+                try:
+                    await self.upload(announced, path, progress=progress)
+                except GatewayError as error:
+                    delivery = delivery.not_uploaded(error)
+                    raise
+            else:
+                try:
+                    return await self.confirm(announced.video_id, recipient_id)
+                except GatewayError as error:
+                    if error.remedy is Remedy.UPLOAD:
+                        delivery = delivery.not_stored()
+                    raise
+            return None
 
-        async def upload(announced: Announced) -> None:
-            await self.upload(announced, path, progress=progress)
+        async def advance() -> Result:
+            while (result := await step()) is None:
+                pass
+            return result
 
-        delivery = Delivery(announce, upload, self.confirm)
-        return await retrying(delivery.advance, backoff=backoff, remedies=Delivery.REMEDIES)
+        return await retrying(advance, backoff=backoff, remedies=SENDING)
 
     # --- Recipients
 
@@ -140,11 +186,11 @@ class Client:
         return await self._report(Report(video_id, status))
 
     async def download(self, video_id: str, to: Path, *, progress: Progress | None = None) -> int:
-        """Fetch the bytes of a video into the file `to`; how many they are. `to` appears once it is complete.
+        """Fetch the bytes of a video into the file `to`; how many they are. `to` appears once it is whole and durable.
 
         What arrives is kept beside it until then, and the next try goes on from there. Raises DownloadError.
         """
-        part = to.with_name(f".{to.name}.{video_id}.part")
+        part = transfers.part_of(to, video_id)
         size = await transfers.download(self._calls, await self._location(video_id), part, progress)
         await asyncio.to_thread(part.replace, to)
         return size

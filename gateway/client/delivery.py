@@ -1,49 +1,50 @@
-"""How a video is sent: announced, uploaded and confirmed, going on after a failure where the protocol says."""
+"""How a video is sent: announced, uploaded, confirmed, and where to go on after a failure."""
 
-from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from enum import StrEnum
 
 from gateway.client.failures import GatewayError, Remedy
-from gateway.client.messages import Announced, Result
+from gateway.client.messages import Upload
 
 
+class Step(StrEnum):
+    """What is to be done next for a video that is being sent."""
+
+    ANNOUNCE = "announce"
+    UPLOAD = "upload"
+    CONFIRM = "confirm"
+
+
+@dataclass(frozen=True, slots=True)
 class Delivery:
-    """One video on its way to the gateway. Every `advance` goes on where the one before failed."""
+    """A video on its way to the gateway. Each method returns what it is afterwards, to be kept before the next step is
+    taken: whoever is cut off then goes on where it was.
 
-    REMEDIES = frozenset({Remedy.RETRY, Remedy.UPLOAD, Remedy.ANNOUNCE})
+    `source`: the path of its bytes. `size`: how many they are. `upload`: how to upload them, once it is announced.
+    """
 
-    def __init__(
-        self,
-        announce: Callable[[], Awaitable[Announced]],
-        upload: Callable[[Announced], Awaitable[None]],
-        confirm: Callable[[str, str], Awaitable[Result]],
-    ) -> None:
-        self._announce = announce
-        self._upload = upload
-        self._confirm = confirm
-        self._announced: Announced | None = None
-        self._maybe_stored = False
+    source: str
+    size: int
+    content_type: str
+    sha256: str
+    step: Step = Step.ANNOUNCE
+    upload: Upload | None = None
 
-    async def advance(self) -> Result:
-        """Raises GatewayError, after which it can be called again if the remedy is one of `REMEDIES`."""
-        if self._announced is None:
-            self._announced = await self._announce()
-        if not self._maybe_stored:
-            await self._put(self._announced)
-        try:
-            return await self._confirm(self._announced.video_id, self._announced.recipient_id)
-        except GatewayError as error:
-            if error.remedy is Remedy.UPLOAD:
-                self._maybe_stored = False
-            raise
+    def announced(self, upload: Upload) -> "Delivery":
+        """It has been announced."""
+        return replace(self, step=Step.UPLOAD, upload=upload)
 
-    async def _put(self, announced: Announced) -> None:
-        # An upload without an answer may have arrived whole; asking that first can save sending it all again.
-        self._maybe_stored = True
-        try:
-            await self._upload(announced)
-        except GatewayError as error:
-            if error.status is not None:
-                self._maybe_stored = False
-            if error.remedy is Remedy.ANNOUNCE:
-                self._announced = None
-            raise
+    def uploading(self) -> "Delivery":
+        """The upload begins. An upload without an answer may have arrived whole: to ask that first, by confirming it,
+        can save sending it all again."""
+        return replace(self, step=Step.CONFIRM)
+
+    def not_uploaded(self, error: GatewayError) -> "Delivery":
+        """The upload failed."""
+        if error.remedy is Remedy.ANNOUNCE:
+            return replace(self, step=Step.ANNOUNCE, upload=None)
+        return self if error.status is None else replace(self, step=Step.UPLOAD)
+
+    def not_stored(self) -> "Delivery":
+        """The gateway finds nothing stored: upload it (again) while the URL lives."""
+        return replace(self, step=Step.UPLOAD)

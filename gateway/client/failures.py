@@ -17,6 +17,9 @@ from gateway.errors import Code
 
 T = TypeVar("T")
 
+LOST = 1006
+"""Stands for a close frame that never came: RFC 6455, section 7.4.1."""
+
 
 class Remedy(StrEnum):
     """What an app does about an error."""

@@ -13,7 +13,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.typing import Subprotocol
 
-from gateway.client.failures import GatewayError, SocketClosed, problem, reaching
+from gateway.client.failures import LOST, GatewayError, SocketClosed, problem, reaching
 from gateway.client.fields import Fields
 from gateway.client.messages import Packet, Report, Result, refused
 from gateway.errors import Code
@@ -23,9 +23,6 @@ SUBPROTOCOL = Subprotocol("info.v1")
 
 CLOSE_S = 5.0
 """How long the gateway may take to answer a close frame before TCP is cut."""
-
-LOST = 1006
-"""Stands for a close frame that never came: RFC 6455, section 7.4.1."""
 
 PROTOCOL_ERROR = 1002
 UNAUTHORIZED = 4401
@@ -74,11 +71,19 @@ class Live:
 
     async def report(self, video_id: str, status: Status) -> Result:
         """A video that was received has been `notified`, `downloaded` or `viewed`."""
-        return await self._report(Report(video_id, status))
+        return await self.tell(Report(video_id, status))
 
     async def confirm(self, video_id: str, recipient_id: str) -> Result:
         """The upload is done."""
-        return await self._report(Report(video_id, Status.UPLOADED, recipient_id))
+        return await self.tell(Report(video_id, Status.UPLOADED, recipient_id))
+
+    async def tell(self, report: Report) -> Result:
+        """Whichever of the two it is."""
+        answer = await self._ask({"type": "status", **report.members})
+        try:
+            return Result.parse(answer, report.video_id)
+        except ValueError:
+            raise GatewayError(None, None, "the answer is not what the protocol says") from None
 
     async def renew(self, token: str) -> None:
         """Have the socket last as long as this token does, which is of the same client and device."""
@@ -87,13 +92,6 @@ class Live:
     def abort(self) -> None:
         """Cut TCP, without a word: what a network does that is gone."""
         self._socket.transport.abort()
-
-    async def _report(self, report: Report) -> Result:
-        answer = await self._ask({"type": "status", **report.members})
-        try:
-            return Result.parse(answer, report.video_id)
-        except ValueError:
-            raise GatewayError(None, None, "the answer is not what the protocol says") from None
 
     async def _ask(self, message: Mapping[str, object]) -> bytes:
         """The answer to a message, found by its id."""

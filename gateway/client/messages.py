@@ -175,9 +175,14 @@ class Push:
 
     @classmethod
     def parse(cls, body: bytes) -> "Push":
-        """Raises ValueError for what is no push."""
+        """As the gateway's console shows it. Raises ValueError for what is no push."""
         with _readable("not a push"):
-            fields = Fields.parse(body)
+            return cls.read(Fields.parse(body))
+
+    @classmethod
+    def read(cls, fields: Fields) -> "Push":
+        """Its members: of what APNs hands to an app, or of the data that FCM does. Raises ValueError likewise."""
+        with _readable("not a push"):
             return cls(
                 int(fields.text("version")),
                 Packet.parse(fields.text("packet").encode()) if "packet" in fields else None,

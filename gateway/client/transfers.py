@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import os
 import re
 from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
@@ -72,6 +73,11 @@ async def _counted(chunks: AsyncIterator[bytes], size: int, progress: Progress |
         raise ValueError(f"{size} bytes were announced, and the source has {'more' if moved > size else moved}")
 
 
+def part_of(to: Path, video_id: str) -> Path:
+    """The file in which a video is kept until it is complete, and then becomes `to`."""
+    return to.with_name(f".{to.name}.{video_id}.part")
+
+
 async def download(calls: Calls, url: str, part: Path, progress: Progress | None) -> int:
     """Fetch the bytes of a video into the file `part`, going on from what is there; how many they are. Raises
     DownloadError, after which the next try goes on from what came."""
@@ -103,7 +109,13 @@ async def _received(response: httpx.Response, part: Path, have: int, progress: P
         raise DownloadError(416, None, "what was there already is not of this video, and was removed")
     with await asyncio.to_thread(part.open, "ab" if start else "wb") as file:
         await _written(response, file, start, size, progress)
+        await asyncio.to_thread(_make_durable, file)
     return size
+
+
+def _make_durable(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 async def _extent(response: httpx.Response, have: int) -> tuple[int, int]:
