@@ -11,7 +11,8 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -48,8 +49,9 @@ from gateway.transit.decisions import VideoRef
 from gateway.transit.policy import Policy
 from gateway.wakeups import PushOptions, Wakeups
 from push.console import ConsoleSender
-from push.sender import Platform
+from push.sender import Platform, Sender
 from storage import open_documents, open_objects
+from storage.documents import DocumentStore
 from storage.objects import ObjectStore, ServedObjectStore
 
 RESTART_PAUSE_S = 1.0
@@ -82,21 +84,29 @@ class Gateway:
     """The parts of a running gateway."""
 
     asgi: ASGIApp
+    authorizer: Authorizer
     service: Service
     sweep: Sweep
     wakeups: Wakeups
     removals: Removals
     hub: Hub
+    desk: Desk
     door: SocketDoor
     wheel: Wheel
     readiness: Readiness
     console: ConsoleSender
 
+    async def close(self) -> None:
+        """Give up what sessions still do, delete what waits for it, let the keys go."""
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self.authorizer.close)
+            stack.push_async_callback(self.removals.flush)
+            stack.push_async_callback(self.desk.close)
+
 
 @asynccontextmanager
 async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
     """Open the backends that the settings name and wire everything; nothing runs in the background yet."""
-    metrics = Metrics()
     async with contextlib.AsyncExitStack() as stack:
         documents = await stack.enter_async_context(open_documents(settings.state_url))
         objects = await stack.enter_async_context(open_objects(settings.objects_url))
@@ -104,53 +114,90 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         stack.push_async_callback(bus.close)
         console = ConsoleSender()
         stack.push_async_callback(console.close)
-        authorizer = Authorizer(_keys(settings), audience=settings.jwt_audience, issuer=settings.jwt_issuer)
-        stack.push_async_callback(authorizer.close)
-        removals = Removals(objects, metrics)
-        stack.push_async_callback(removals.flush)
-        changes = Changes(documents=documents, bus=bus, removals=removals, policy=_policy(settings), metrics=metrics)
-        service = Service(changes, objects, _limits(settings))
-        registry = Registry(changes)
-        wakeups = Wakeups(
-            changes=changes,
-            service=service,
-            registry=registry,
+        gateway = wired(
+            settings,
+            documents=documents,
+            objects=objects,
+            bus=bus,
             senders=dict.fromkeys(Platform, console),
-            options=PushOptions(with_packet=settings.push_content is PushContent.PACKET),
-            metrics=metrics,
-        )
-        bus.on_kick(wakeups.kick)
-        wheel = Wheel(asyncio.get_running_loop().time)
-        hub = Hub(changes, bus, metrics, wheel)
-        readiness = Readiness(
-            {"documents": lambda: documents.load(["ready"]), "objects": lambda: objects.head("ready/ready")}
-        )
-        gate = Gate(authorizer, RateLimiter(settings.rate_calls), metrics)
-        backends = Backends(service, registry, hub, settings.public_url)
-        desk = Desk(service, hub, authorizer, RateLimiter(settings.rate_frames), metrics)
-        stack.push_async_callback(desk.close)
-        keepalive = Keepalive(wheel, ping_s=settings.ping_s, pong_s=settings.pong_s)
-        api = Api(
-            gate=gate,
-            backends=backends,
-            readiness=readiness,
-            operator_token=settings.operator_token,
-            objects=_served(objects, service, metrics),
-            arrivals=Arrivals(service, registry, console.listen),
-            cors_origins=settings.cors_origins,
-        )
-        yield Gateway(
-            asgi=application(api),
-            service=service,
-            sweep=Sweep(changes=changes, service=service, registry=registry, objects=objects, metrics=metrics),
-            wakeups=wakeups,
-            removals=removals,
-            hub=hub,
-            door=SocketDoor(gate, backends, desk, keepalive),
-            wheel=wheel,
-            readiness=readiness,
             console=console,
+            monotonic=asyncio.get_running_loop().time,
         )
+        stack.push_async_callback(gateway.close)
+        yield gateway
+
+
+def wired(
+    settings: Settings,
+    *,
+    documents: DocumentStore,
+    objects: ObjectStore,
+    bus: Bus,
+    senders: Mapping[Platform, Sender],
+    console: ConsoleSender,
+    policy: Policy | None = None,
+    clock: Callable[[], float] = time.time,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> Gateway:
+    """The parts of a gateway, on backends that are open and stay the caller's.
+
+    `policy`: instead of what the settings say. `clock`: seconds since the epoch; `monotonic`: seconds of a clock that
+    never goes back.
+    """
+    metrics = Metrics()
+    authorizer = Authorizer(_keys(settings), audience=settings.jwt_audience, issuer=settings.jwt_issuer, clock=clock)
+    removals = Removals(objects, metrics)
+    changes = Changes(
+        documents=documents,
+        bus=bus,
+        removals=removals,
+        policy=policy or _policy(settings),
+        metrics=metrics,
+        clock=clock,
+    )
+    service = Service(changes, objects, _limits(settings))
+    registry = Registry(changes)
+    wakeups = Wakeups(
+        changes=changes,
+        service=service,
+        registry=registry,
+        senders=senders,
+        options=PushOptions(with_packet=settings.push_content is PushContent.PACKET),
+        metrics=metrics,
+    )
+    bus.on_kick(wakeups.kick)
+    wheel = Wheel(monotonic)
+    hub = Hub(changes, bus, metrics, wheel)
+    readiness = Readiness(
+        {"documents": lambda: documents.load(["ready"]), "objects": lambda: objects.head("ready/ready")}
+    )
+    gate = Gate(authorizer, RateLimiter(settings.rate_calls, clock=monotonic), metrics)
+    backends = Backends(service, registry, hub, settings.public_url)
+    desk = Desk(service, hub, authorizer, RateLimiter(settings.rate_frames, clock=monotonic), metrics, clock)
+    keepalive = Keepalive(wheel, ping_s=settings.ping_s, pong_s=settings.pong_s)
+    api = Api(
+        gate=gate,
+        backends=backends,
+        readiness=readiness,
+        operator_token=settings.operator_token,
+        objects=_served(objects, service, metrics),
+        arrivals=Arrivals(service, registry, console.listen),
+        cors_origins=settings.cors_origins,
+    )
+    return Gateway(
+        asgi=application(api),
+        authorizer=authorizer,
+        service=service,
+        sweep=Sweep(changes=changes, service=service, registry=registry, objects=objects, metrics=metrics),
+        wakeups=wakeups,
+        removals=removals,
+        hub=hub,
+        desk=desk,
+        door=SocketDoor(gate, backends, desk, keepalive),
+        wheel=wheel,
+        readiness=readiness,
+        console=console,
+    )
 
 
 @asynccontextmanager

@@ -41,9 +41,9 @@ class Calls:
         """Calls with another token over the same connections."""
         return Calls(self._address, token, self._http, self.call_s)
 
-    async def token(self) -> str:
-        """The token in use."""
-        return await self._bearer.token()
+    async def token(self, *, instead_of: str | None = None) -> str:
+        """The token in use, or a new one where it is that one."""
+        return await self._bearer.token(instead_of=instead_of)
 
     async def close(self) -> None:
         """Close the connections that it opened itself."""

@@ -68,9 +68,9 @@ class Client:
         """A client over the same connections that speaks for another account or device; it need not be closed."""
         return Client(self.address, token, device_id, client_id=client_id, calls=self._calls.bearing(token))
 
-    async def token(self) -> str:
-        """The token in use."""
-        return await self._calls.token()
+    async def token(self, *, instead_of: str | None = None) -> str:
+        """The token in use, or a new one where it is that one; the same again where there is no other."""
+        return await self._calls.token(instead_of=instead_of)
 
     async def __aenter__(self) -> Self:
         return self

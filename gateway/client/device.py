@@ -1,6 +1,7 @@
 """A device that never loses a status: what its core decides is carried out, what it remembers is stored before."""
 
 import asyncio
+import base64
 import contextlib
 import logging
 import math
@@ -9,6 +10,8 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from typing import Self, assert_never
+
+import orjson
 
 from gateway.client.client import Client
 from gateway.client.core import AGAIN_S, Core
@@ -41,6 +44,9 @@ from gateway.transit.state import ClientId, DeviceId, VideoId
 
 PUSH_S = 25.0
 """How long a push may keep an app awake: iOS gives it 30 s."""
+
+RENEW_S = 20.0
+"""So long before its token expires a socket is given a new one, and not more often."""
 
 REST_S = 1.0
 """After a record that could not be stored, before it is tried again."""
@@ -372,6 +378,7 @@ class Device:
     async def _listen(self, task: Connect) -> None:
         async with self._client.live(task.version) as live:
             self._live = live
+            renewing = asyncio.create_task(self._renew(live))
             try:
                 self._core.opened(task)
                 self._stir()
@@ -380,6 +387,21 @@ class Device:
                     self._stir()
             finally:
                 self._live = None
+                renewing.cancel()
+                await asyncio.wait([renewing])
+
+    async def _renew(self, live: Live) -> None:
+        """Hand a new token over before the socket's expires. Where that does not go well the socket ends with it, and
+        the next one is opened with a new token."""
+        with contextlib.suppress(Exception):
+            token = await self._client.token()
+            while (expires_s := expiry_s(token)) is not None:
+                await asyncio.sleep(max(expires_s - self._clock() - RENEW_S, RENEW_S))
+                new = await self._client.token(instead_of=token)
+                if new == token:
+                    return
+                await live.renew(new)
+                token = new
 
     @property
     def _socket(self) -> Live:
@@ -419,6 +441,16 @@ class Device:
                 self._watch(what, so_far, size)
 
         return moved
+
+
+def expiry_s(token: str) -> float | None:
+    """When a JWT expires, in seconds since the epoch (RFC 7519, section 4.1.4), as far as can be read without its key;
+    None where it cannot."""
+    try:
+        claims = token.split(".")[1]
+        return float(orjson.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))["exp"])
+    except (IndexError, KeyError, TypeError, ValueError):
+        return None
 
 
 def _read(body: bytes | None, client_id: ClientId, device_id: DeviceId) -> Record:
