@@ -66,14 +66,15 @@ ACKNOWLEDGE_S = 2.0
 """How long news that came by a call may stay without an acknowledgement of its own: most often a status that
 acknowledges it too is sent before."""
 
+EXPECTED_S = 5.0
+"""How long the packet that an answer speaks of may stay away from a socket before the gateway is asked for it: it may
+have got lost on its way to the gateway's process."""
+
 AGAIN_S = 86_400.0
 """A registration that the gateway answered longer ago than this is repeated when the app asks for it again."""
 
 MOST_PAUSES = 1_000
 """So many things that failed are remembered; the oldest are tried again without a pause."""
-
-DISPLACED = 4409
-"""The close code of a socket whose device has connected again."""
 
 UNREADABLE = "unreadable"
 """Why a video fails whose bytes are not as they were when it was to be sent."""
@@ -130,6 +131,8 @@ class Core:
         self._stale = True
         self._acked = 0
         self._acknowledge_at_s = math.inf
+        self._expected = 0
+        self._expected_at_s = math.inf
         self._called_s = -math.inf
         self._abandoned: list[Task] = []
 
@@ -138,8 +141,8 @@ class Core:
     def foreground(self, *, active: bool) -> None:
         """The app is in the foreground now, or is no more."""
         if active and not self._foreground:
-            self._socket.stopped = False
             self._look_afresh()
+            self._try_sockets()
         self._foreground = active
 
     def network(self, *, online: bool) -> None:
@@ -149,19 +152,24 @@ class Core:
         self._online = online
         if online:
             self._look_afresh()
+            self._try_sockets()
 
     def pushed(self, packet: Packet | None) -> None:
-        """A push arrived: with the packet or without, whoever gets one syncs."""
+        """A push arrived: with the packet or without, whoever gets one syncs. And there is a network."""
+        self._online = True
         if packet is not None:
             self._apply(packet)
         self._look_afresh()
+
+    def _try_sockets(self) -> None:
+        """Whatever kept the app from holding a socket may be over."""
+        self._socket.stopped = False
+        self._socket.polls_until_s = 0.0
 
     def _look_afresh(self) -> None:
         """Ask the gateway soon, and try at once whatever waits after a failure."""
         self._stale = True
         self._pauses.clear()
-        if self._socket.polls_until_s < math.inf:
-            self._socket.polls_until_s = 0.0
 
     @property
     def quiet(self) -> bool:
@@ -238,6 +246,8 @@ class Core:
             yield self._socket.task
 
     def _messages(self) -> Iterator[Task]:
+        if self._due(self._expected_at_s):
+            self._expected_at_s, self._stale = math.inf, True
         reports = [report for report in self.record.reports() if self._sayable(report)]
         if self._socket.open and len(reports) <= FEW_REPORTS:
             yield from (Tell(report) for report in reports)
@@ -254,7 +264,7 @@ class Core:
     @property
     def _polls(self) -> bool:
         """Whether polls are held, since no socket gets through."""
-        return self._foreground and self._clock() < self._socket.polls_until_s
+        return self._foreground and (self._socket.stopped or self._clock() < self._socket.polls_until_s)
 
     def _sayable(self, report: Report) -> bool:
         """Whether to send this now: it is not on its way, nor waits after a failure, nor are its bytes being sent."""
@@ -347,10 +357,12 @@ class Core:
                     self._apply(answer)
                 self._has_acked(task.version)
             case Tell(), Result():
+                self._expect(answer.version)
                 self.record.answered(task.report, answer)
             case Announce(), Announced():
                 self.record.announced(task.key, answer.video_id, answer.upload)
             case Delete(), Result():
+                self._expect(answer.version)
                 self.record.deleted(task.video_id, answer.version)
             case Download(), _:
                 self.record.arrived(task.video_id)
@@ -408,9 +420,9 @@ class Core:
             self._pauses.pop(task.op, None)
         self._no_socket(answered=steady or closed.code != LOST)
         if closed.remedy is Remedy.NONE:
+            # A client that is to be mended can still ask. So can one whose socket was displaced: by another app that
+            # says it is this device, or by a socket of its own that it gave up long ago and that was opened late.
             self._socket.stopped = True
-            if closed.code != DISPLACED:
-                self._socket.polls_until_s = math.inf  # a client that is to be mended can still ask
         elif closed.retry_s is not None:
             self._pauses[task.op] = _Pause(0, self._clock() + closed.retry_s)
         else:
@@ -445,9 +457,19 @@ class Core:
         if self._acked >= self.record.version:
             self._acknowledge_at_s = math.inf
 
+    def _expect(self, version: int) -> None:
+        """There is a packet of that version."""
+        self._expected = max(self._expected, version)
+        if self._expected > self.record.version:
+            self._expected_at_s = min(self._expected_at_s, self._clock() + EXPECTED_S)
+
     def _apply(self, packet: Packet) -> None:
         before = self.record.version
-        if self.record.apply(packet) and self.record.version > before and not self._socket.open and self._news():
+        if not self.record.apply(packet):
+            return
+        if self.record.version >= self._expected:
+            self._expected_at_s = math.inf
+        if self.record.version > before and not self._socket.open and self._news():
             self._acknowledge_at_s = min(self._acknowledge_at_s, self._clock() + ACKNOWLEDGE_S)
 
     def _news(self) -> bool:

@@ -21,6 +21,7 @@ class Delivery:
     taken: whoever is cut off then goes on where it was.
 
     `source`: the path of its bytes. `size`: how many they are. `upload`: how to upload them, once it is announced.
+    `late`: an upload that had no answer may still arrive.
     """
 
     source: str
@@ -29,10 +30,11 @@ class Delivery:
     sha256: str
     step: Step = Step.ANNOUNCE
     upload: Upload | None = None
+    late: bool = False
 
     def announced(self, upload: Upload) -> "Delivery":
         """It has been announced."""
-        return replace(self, step=Step.UPLOAD, upload=upload)
+        return replace(self, step=Step.UPLOAD, upload=upload, late=False)
 
     def uploading(self) -> "Delivery":
         """The upload begins. An upload without an answer may have arrived whole: to ask that first, by confirming it,
@@ -43,8 +45,8 @@ class Delivery:
         """The upload failed."""
         if error.remedy is Remedy.ANNOUNCE:
             return replace(self, step=Step.ANNOUNCE, upload=None)
-        return self if error.status is None else replace(self, step=Step.UPLOAD)
+        return replace(self, late=True) if error.status is None else replace(self, step=Step.UPLOAD)
 
     def not_stored(self) -> "Delivery":
         """The gateway finds nothing stored: upload it (again) while the URL lives."""
-        return replace(self, step=Step.UPLOAD)
+        return replace(self, step=Step.UPLOAD, late=True)

@@ -61,7 +61,8 @@ class Device:
     """One device of one account, from start to end: use it as a context manager.
 
     What a method that is awaited was told is stored when it returns, and happens sooner or later, whatever becomes of
-    this process and of the network. `client`: names the account and the device. `watch`: sees bytes move. `foreground`:
+    this process and of the network. `client`: names the account and the device; one that names none is for an app in
+    which nobody is logged in, and only says what a log-out left to be said. `watch`: sees bytes move. `foreground`:
     whether the app is, at first. `clock`: seconds since the epoch.
     """
 
@@ -76,16 +77,15 @@ class Device:
         clock: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        if client.client_id is None or client.device_id is None:
-            raise ValueError("this client does not say which account and device it speaks for")
+        if client.client_id is not None and client.device_id is None:
+            raise ValueError("this client does not say which device it speaks for")
         self._client = client
-        self._client_id, self._device_id = client.client_id, client.device_id
         self._store = store
         self._videos = videos
         self._watch = watch
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._record = Record(self._client_id, self._device_id)
+        self._record = Record(ClientId(""), DeviceId(""))
         self._core = Core(self._record, clock=self._loop.time, jitter=jitter)
         self._jitter = jitter
         self._foreground = foreground
@@ -102,8 +102,8 @@ class Device:
 
     async def __aenter__(self) -> Self:
         """Go on where this device was. Raises OSError where the record cannot be read."""
-        self._record = _read(await self._store.load(), self._client_id, self._device_id)
-        self._record.log_in(self._client_id, self._device_id)
+        self._record = _read(await self._store.load())
+        self._record.log_in(self._client.client_id, self._client.device_id)
         self._client.remembers(self._record.version)
         self._core = Core(self._record, clock=self._loop.time, jitter=self._jitter)
         self._core.foreground(active=self._foreground)
@@ -155,6 +155,8 @@ class Device:
         self._told = True
         try:
             while True:
+                while self._record.changed:
+                    await self._kept()  # what is not stored may never have been
                 self._news.clear()
                 change = self._record.untold()
                 if change is None:
@@ -162,7 +164,7 @@ class Device:
                     continue
                 yield change
                 self._record.told(change)
-                self._stir()
+                await self._kept()
         finally:
             self._told = False
 
@@ -285,7 +287,7 @@ class Device:
                 await self._store.save(body)
             except OSError as error:
                 self._record.changed = True
-                log.error("the record cannot be stored, and is tried again", extra={"error": str(error)})
+                log.warning("the record cannot be stored, and is tried again", extra={"error": str(error)})
                 await asyncio.sleep(REST_S)
             else:
                 self._client.remembers(version)
@@ -453,14 +455,14 @@ def expiry_s(token: str) -> float | None:
         return None
 
 
-def _read(body: bytes | None, client_id: ClientId, device_id: DeviceId) -> Record:
+def _read(body: bytes | None) -> Record:
     """The record that was stored. One that cannot be read is as a new installation: what is in transit comes again."""
     if body is not None:
         try:
             return Record.decode(body)
         except ValueError:
             log.error("the record cannot be read, and a new one is begun")
-    return Record(client_id, device_id)
+    return Record(ClientId(""), DeviceId(""))
 
 
 def _packet(payload: Mapping[str, object]) -> Packet | None:

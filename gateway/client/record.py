@@ -331,7 +331,8 @@ class Record:
     def announce_anew(self, key: str) -> None:
         """The URL of an upload is of no use any more."""
         if (video := self.sent.get(key)) is not None and video.delivery is not None:
-            self._cancel(video)  # what was sent before may still arrive
+            if video.delivery.late:
+                self._cancel(video)
             self.put_sent(
                 replace(video, video_id=None, delivery=replace(video.delivery, step=Step.ANNOUNCE, upload=None))
             )
@@ -367,11 +368,13 @@ class Record:
         self._forget()
         self.logged_out = True
 
-    def log_in(self, client_id: ClientId, device_id: DeviceId) -> None:
-        """This client uses the device from now on: what was another's is forgotten, log-outs apart."""
-        if self.logged_out or (client_id, device_id) != (self.client_id, self.device_id):
+    def log_in(self, client_id: ClientId | None, device_id: DeviceId | None) -> None:
+        """This client uses the device from now on, or nobody does: what was another's is forgotten, log-outs apart."""
+        logged_out = client_id is None or device_id is None
+        if logged_out != self.logged_out or (client_id, device_id) != (self.client_id, self.device_id):
             self._forget()
-            self.client_id, self.device_id, self.logged_out = client_id, device_id, False
+            self.client_id, self.device_id = client_id or self.client_id, device_id or self.device_id
+            self.logged_out = logged_out
 
     def _forget(self) -> None:
         self.version, self.registration = 0, None

@@ -1,0 +1,388 @@
+"""The product broken on purpose, one rule at a time: what the simulation has to find.
+
+A mutant that survives is a hole in the invariants, not a harmless change: those that would be are not in the list.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PARTS = ("gateway", "storage", "push", "tests")
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One rule broken: in the file `path`, where `old` stands exactly once, there is `new`."""
+
+    name: str
+    path: str
+    old: str
+    new: str
+
+    def apply(self, root: Path) -> None:
+        """Break the copy of the project in `root`. ValueError where the code is not as it was."""
+        file = root / self.path
+        text = file.read_text()
+        if text.count(self.old) != 1:
+            raise ValueError(f"{self.name}: in {self.path} that stands {text.count(self.old)} times")
+        file.write_text(text.replace(self.old, self.new))
+
+
+MUTANTS = (
+    # --- Two writes
+    Mutant(
+        "the second write first",
+        "gateway/changes.py",
+        """            states = {owner_id: decision.state} | {
+                peer: pairs.settle(entries[peer].state, decision.state, now=now, policy=self.policy) for peer in settled
+            }
+""",
+        """            states = {
+                peer: pairs.settle(entries[peer].state, decision.state, now=now, policy=self.policy) for peer in settled
+            } | {owner_id: decision.state}
+""",
+    ),
+    Mutant(
+        "published before the commit",
+        "gateway/changes.py",
+        """            try:
+                changed = await self._write(entries, states)
+            except Conflict as conflict:
+                written = {document.key for document in conflict.written}
+                if entries[owner_id]""",
+        """            await self._publish([state for key, state in states.items() if state != entries[key].state])
+            try:
+                changed = await self._write(entries, states)
+            except Conflict as conflict:
+                written = {document.key for document in conflict.written}
+                if entries[owner_id]""",
+    ),
+    Mutant(
+        "not published",
+        "gateway/changes.py",
+        "            await self._publish(changed, repeated)\n",
+        "",
+    ),
+    Mutant(
+        "after a conflict at the second write that half is left undone",
+        "gateway/changes.py",
+        "                states |= await self._settle(owner_id, unsettled)\n",
+        "",
+    ),
+    Mutant(
+        "bytes deleted before the commit",
+        "gateway/changes.py",
+        "            states = {owner_id: decision.state} | {\n",
+        "            self._removals.add(ref.object_key for ref in decision.gone)\n"
+        "            states = {owner_id: decision.state} | {\n",
+    ),
+    Mutant(
+        "a repeated call completes nothing",
+        "gateway/transit/receiving.py",
+        "        self.senders.add(sender_id)\n        if video.status is Status.EXPIRED:",
+        "        if video.moves_to(status):\n            self.senders.add(sender_id)\n"
+        "        if video.status is Status.EXPIRED:",
+    ),
+    # --- Pairs
+    Mutant(
+        "the recipient's copy is taken whatever its version",
+        "gateway/transit/pairs.py",
+        "    if theirs is None or theirs.version <= (mine.version if mine else 0):\n",
+        "    if theirs is None or theirs.version == (mine.version if mine else 0):\n",
+    ),
+    Mutant(
+        "the recipient's own statuses are overwritten",
+        "gateway/transit/pairs.py",
+        "    return known.moved(video.status, video.at) if video.ended and not known.ended else known\n",
+        "    return known._replace(status=video.status, at=video.at)\n",
+    ),
+    Mutant(
+        "statuses go back",
+        "gateway/transit/state.py",
+        "        return status in _NEXT[self.status]\n",
+        "        return status is not self.status\n",
+    ),
+    Mutant(
+        "ended ids are forgotten",
+        "gateway/transit/sealing.py",
+        "    return tuple(sorted({*ended, *more}))\n",
+        "    return ()\n",
+    ),
+    Mutant(
+        "the sender's document decides that a video has expired",
+        "gateway/service.py",
+        """            return expiry.expire(states[recipient_id], states[sender_id], now=now, policy=self.changes.policy)
+
+        await self.changes.run(recipient_id, rule, beside=(sender_id,))
+""",
+        """            sender = states[sender_id]
+            pair = sender.outgoing[recipient_id]
+            late = {
+                key: video if video.ended else video.moved(Status.EXPIRED, now) for key, video in pair.videos.items()
+            }
+            outgoing = {**sender.outgoing, recipient_id: pair._replace(version=now, videos=late)}
+            state = replace(sender, version=max(now, sender.version + 1), outgoing=outgoing)
+            return Decision(sealing.sealed(state, now=now, policy=self.changes.policy), settle=frozenset({recipient_id}))
+
+        await self.changes.run(sender_id, rule, beside=(recipient_id,))
+""",
+    ),
+    Mutant(
+        "the packet changes and its version does not",
+        "gateway/transit/receiving.py",
+        "        version = next_version(self.client, now) if self.visible else self.client.version\n",
+        "        version = self.client.version\n",
+    ),
+    Mutant(
+        "an upload is confirmed whether or not it is stored",
+        "gateway/service.py",
+        '            raise NotStored("nothing is stored for this video: upload it while its URL lives, or announce it anew")\n',
+        '            return Stored(1, "video/mp4")\n',
+    ),
+    Mutant(
+        "more videos than there may be",
+        "gateway/service.py",
+        "                if full := room.full:\n",
+        "                if full := False:\n",
+    ),
+    # --- Acknowledgements and wakeups
+    Mutant(
+        "a poll's answer counts as an acknowledgement",
+        "gateway/api/calls.py",
+        """    state = await caller.backends.service.poll(caller.client_id, seen)
+    if known is None""",
+        """    state = await caller.backends.service.poll(caller.client_id, seen)
+    device = caller.device(caller.request.query.get("device_id"))
+    if device is not None and state.version:
+        state = await caller.backends.service.poll(caller.client_id, Acknowledgement(device, state.version))
+    if known is None""",
+    ),
+    Mutant(
+        "an acknowledgement covers what came after it",
+        "gateway/transit/receiving.py",
+        "    version = min(seen.version, changes.client.version)\n",
+        "    version = changes.client.version\n",
+    ),
+    Mutant(
+        "an acknowledgement does not cover the very version that it names",
+        "gateway/transit/receiving.py",
+        "        if video.status is Status.UPLOADED and video.came <= version:\n",
+        "        if video.status is Status.UPLOADED and video.came < version:\n",
+    ),
+    Mutant(
+        "one device's acknowledgement is everybody's",
+        "gateway/transit/devices.py",
+        "    return _with(state, device_id, known._replace(acked=acked, heard_at=now))\n",
+        "    return replace(\n"
+        "        state, devices={key: device._replace(acked=acked) for key, device in state.devices.items()}\n"
+        "    )\n",
+    ),
+    Mutant(
+        "a push that was taken ends the reminders",
+        "gateway/transit/devices.py",
+        "        last = not push.alert or known.attempts >= len(policy.remind_after_ms)\n",
+        "        last = True\n",
+    ),
+    Mutant(
+        "reminders never end",
+        "gateway/transit/devices.py",
+        "        last = not push.alert or known.attempts >= len(policy.remind_after_ms)\n",
+        "        last = False\n",
+    ),
+    Mutant(
+        "news has no time at which to wake anybody",
+        "gateway/transit/devices.py",
+        "    return device._replace(attempts=0, failures=0, next_at=due)\n",
+        "    return device._replace(attempts=0, failures=0)\n",
+    ),
+    Mutant(
+        "who is up to date stays due",
+        "gateway/transit/devices.py",
+        "        return device._replace(attempts=0, failures=0, next_at=0)\n",
+        "        return device\n",
+    ),
+    Mutant(
+        "a push is sent before it is claimed",
+        "gateway/transit/devices.py",
+        "        devices[device_id] = device._replace(next_at=now + _reminder_gap(device.attempts, policy))\n",
+        "",
+    ),
+    Mutant(
+        "a push to a token that is another's now",
+        "gateway/wakeups.py",
+        "            if owner is None or owner[:2] != (state.client_id, push.device_id):\n",
+        "            if owner is None:\n",
+    ),
+    Mutant(
+        "a dead token takes the new one with it",
+        "gateway/transit/devices.py",
+        "    if known is None or (since is not None and known.registered_at >= since):\n        return state\n"
+        "    return unregister(state, push.device_id, token_key=push.device.token_key)\n",
+        "    if known is None:\n        return state\n    return unregister(state, push.device_id)\n",
+    ),
+    # --- Live delivery
+    Mutant(
+        "loaded before subscribed",
+        "gateway/api/socket.py",
+        """            await hub.join(client_id, session)
+            state = await self._desk.service.poll(client_id, seen)
+""",
+        """            state = await self._desk.service.poll(client_id, seen)
+            await hub.join(client_id, session)
+""",
+    ),
+    Mutant(
+        "versions are compared with >= the wrong way round",
+        "gateway/live/connection.py",
+        "        if version <= self.version:\n            return False\n        self.version = version\n",
+        "        if version >= self.version >= 0:\n            return False\n        self.version = version\n",
+    ),
+    Mutant(
+        "nobody compares versions with the store's",
+        "gateway/live/hub.py",
+        "        self._doubted[client_id] = None\n        self._doubts.set()\n",
+        "",
+    ),
+    Mutant(
+        "a socket that is logged out stays",
+        "gateway/live/hub.py",
+        "            if dismissal.device_id in {None, socket.device_id} and (logged_out or socket.rank < dismissal.rank):\n",
+        "            if not logged_out and socket.device_id == dismissal.device_id and socket.rank < dismissal.rank:\n",
+    ),
+    # --- The sweep
+    Mutant(
+        "no sweep completes what was uploaded and not confirmed, nor deletes what is nobody's",
+        "gateway/sweep.py",
+        "        for shard in SHARDS:\n            after",
+        "        for shard in ():\n            after",
+    ),
+    # --- The client
+    Mutant(
+        "the record is stored after what follows from it",
+        "gateway/client/device.py",
+        """            await self._keep()
+            for action in actions:
+                self._begin(action)
+""",
+        """            for action in actions:
+                self._begin(action)
+            self._client.remembers(self._record.version)
+            await asyncio.sleep(0.05)
+            await self._keep()
+""",
+    ),
+    Mutant(
+        "what a packet does not list is complete",
+        "gateway/client/record.py",
+        "        return unlisted.moved(SentStatus.COMPLETE) if self.silence is not None and version >= self.silence"
+        " else unlisted\n",
+        "        return unlisted.moved(SentStatus.COMPLETE) if self.video_id is not None else unlisted\n",
+    ),
+    Mutant(
+        "older packets are applied",
+        "gateway/client/record.py",
+        "        if packet.client_id != self.client_id or packet.version < self.version or self.logged_out:\n",
+        "        if packet.client_id != self.client_id or self.logged_out:\n",
+    ),
+    Mutant(
+        "a message that had no answer is done",
+        "gateway/client/core.py",
+        "            case Tell():\n                self._not_told(task.report, known)\n",
+        '            case Tell():\n                self.record.refused(task.report, "lost")\n',
+    ),
+    Mutant(
+        "a version is acknowledged that was not applied",
+        "gateway/client/core.py",
+        "        self._has_acked(version)\n        return [Acknowledge(version)]\n",
+        "        self._has_acked(version)\n        return [Acknowledge(version + 600_000)]\n",
+    ),
+    Mutant(
+        "the log-out comes after the next log-in",
+        "gateway/client/core.py",
+        """            if any(farewell.client_id == record.client_id for farewell in record.farewells):
+                return  # what this client said when it left comes before what it says now
+""",
+        "",
+    ),
+    Mutant(
+        "another account's record is kept",
+        "gateway/client/record.py",
+        "            self._forget()\n            self.client_id, self.device_id = client_id or",
+        "            self.client_id, self.device_id = client_id or",
+    ),
+    Mutant(
+        "a deleted video is shown again",
+        "gateway/client/record.py",
+        "        shown = [entry for entry in packet.outgoing if entry.video_id not in self.deletions]\n",
+        "        shown = packet.outgoing\n",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of a mutant: after how many seeds it was found and by what, or that it survived so many."""
+
+    mutant: Mutant
+    found: bool
+    seeds: int
+    by: str
+    took_s: float
+
+    def __str__(self) -> str:
+        what = f"found after {self.seeds:4} seeds by: {self.by}" if self.found else f"SURVIVED {self.seeds} seeds"
+        return f"{self.mutant.name:70} {what} ({self.took_s:.0f} s)"
+
+
+def tried(mutant: Mutant, seeds: int) -> Verdict:
+    """Run the simulation over a copy of the project that is broken like this, up to the first seed that finds it."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
+        root = Path(folder)
+        for part in PARTS:
+            shutil.copytree(ROOT / part, root / part, ignore=shutil.ignore_patterns("__pycache__"))
+        mutant.apply(root)
+        command = [sys.executable, "-m", "tests.simulation", "--seeds", str(seeds), "--jobs", "1", "--whole"]
+        run = subprocess.run(
+            command, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True, check=False
+        )
+    took_s = time.monotonic() - began
+    if run.returncode == 0:
+        return Verdict(mutant, found=False, seeds=seeds, by="", took_s=took_s)
+    seed = re.search(r"^seed (\d+) goes wrong: (.*)$", run.stdout, re.MULTILINE)
+    if seed is None:
+        raise RuntimeError(f"{mutant.name}: the simulation failed\n{run.stdout}\n{run.stderr}")
+    return Verdict(mutant, found=True, seeds=int(seed[1]) + 1, by=seed[2], took_s=took_s)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code: 0 where all were found."""
+    parser = argparse.ArgumentParser(prog="scripts/mutate", description=__doc__)
+    parser.add_argument(
+        "--seeds", type=int, default=1_000, metavar="N", help="at most so many for each (default: 1000)"
+    )
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="J", help="mutants at a time")
+    parser.add_argument("names", nargs="*", help="only mutants whose name contains one of these")
+    given = parser.parse_args(arguments)
+    chosen = [one for one in MUTANTS if not given.names or any(name in one.name for name in given.names)]
+    survived = 0
+    with ThreadPoolExecutor(given.jobs) as pool:
+        for verdict in pool.map(lambda one: tried(one, given.seeds), chosen):
+            print(verdict, flush=True)
+            survived += not verdict.found
+    print(f"{len(chosen) - survived} of {len(chosen)} found")
+    return 1 if survived else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
