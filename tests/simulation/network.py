@@ -709,10 +709,13 @@ class SimulatedTransport(asyncio.Transport):
         for opcode, payload in self._frames.feed(data):
             if opcode == TEXT:
                 self._witness.frame_left(self._wire.number, payload)
+            elif opcode == CLOSE:
+                self._witness.socket_closed(self._wire.number)
         if self._buffer or (self._wire.unread and self._wire.unread + len(data) > SOCKET_BUFFER):
             self._buffer.append(data)
             if not self._paused and self._protocol is not None:
                 self._paused = True
+                self._witness.socket_stalled(self._wire.number, stalled=True)
                 self._protocol.pause_writing()
         else:
             self._wire.down(data)
@@ -728,6 +731,7 @@ class SimulatedTransport(asyncio.Transport):
             return
         if self._paused and self._protocol is not None:
             self._paused = False
+            self._witness.socket_stalled(self._wire.number, stalled=False)
             self._protocol.resume_writing()
         if not self._buffer:
             if self._closing:

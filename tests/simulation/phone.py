@@ -149,16 +149,19 @@ class Phone:
             return
         ready = [video for video in self.device.received if video.here]
         if ready:
-            video = ready[choice % len(ready)]
-            self.screen.seen.add(video.video_id)
-            self.say(f"views {video.video_id[-6:]}")
-            self.loop.start(self.device.viewed(video.video_id))
+            self.loop.start(self._view(self.device, ready[choice % len(ready)].video_id))
+
+    async def _view(self, device: Device, video_id: VideoId) -> None:
+        self.say(f"views {video_id[-6:]}")
+        screen = self.screen
+        await device.viewed(video_id)
+        screen.seen.add(video_id)
 
     def delete(self, choice: int) -> None:
-        """A sent video is deleted."""
+        """A sent video is deleted: most often the newest."""
         if self.device is None or not self.runs or not self.device.sent:
             return
-        video = self.device.sent[choice % len(self.device.sent)]
+        video = self.device.sent[-1 if choice % 3 else choice % len(self.device.sent)]
         self.screen.deleted.add(video.key)
         self.say(f"deletes {video.key[-6:]}")
         self.loop.start(self.device.delete(video.key))

@@ -106,7 +106,7 @@ class _Kind:
 _USERS = (
     _Kind("send", 30),
     _Kind("view", 28),
-    _Kind("delete", 5),
+    _Kind("delete", 9),
     _Kind("open", 16),
     _Kind("background", 9),
     _Kind("kill", 5),
@@ -126,7 +126,7 @@ _FAULTS = (
     _Kind("objects", 4, 20),
     _Kind("bus", 6, 40),
     _Kind("provider", 5, 60),
-    _Kind("network", 6, 30),
+    _Kind("network", 8, 30),
     _Kind("break socket", 5),
     _Kind("half-open socket", 4),
     _Kind("stall", 3, 30),
@@ -144,12 +144,13 @@ def plan_of(seed: int) -> Plan:
 
 
 def _happenings(rng: random.Random, kinds: Sequence[_Kind], count: int) -> list[Happening]:
-    """In bursts, since what matters comes close together: most at most seconds after another."""
+    """In bursts, since what matters comes close together: some within moments, some within seconds."""
     draw: Callable[[], float] = rng.random
-    bursts = [draw() * DURATION_S for _ in range(max(1, count // 6))]
+    bursts = [(draw() * DURATION_S, rng.choice((0.05, 0.4, 2.5, 2.5))) for _ in range(max(1, count // 6))]
     found = []
     for kind in rng.choices(kinds, weights=[kind.weight for kind in kinds], k=count):
-        at_s = min(DURATION_S, rng.choice(bursts) + rng.expovariate(1 / 2.5))
+        began_s, spread_s = rng.choice(bursts)
+        at_s = min(DURATION_S, began_s + rng.expovariate(1 / spread_s))
         for_s = kind.most_s * draw() ** 2
         found.append(Happening(round(at_s, 3), kind.what, rng.randrange(1_000), rng.randrange(1_000), round(for_s, 1)))
     return found

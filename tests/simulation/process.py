@@ -60,6 +60,9 @@ SECRET = "the secret of the simulation, which is no secret"
 WHEEL_S = 2.0
 """How late a turn of the wheel may come: eight times as late as in earnest, which saves steps."""
 
+CHECK_S = 60.0
+"""How often a hub compares its versions with the store's."""
+
 DRAIN_S = 10.0
 
 
@@ -317,7 +320,7 @@ def scaled(*, worker_s: float = 1.0) -> Iterator[None]:
             (sweep, "FULL_EVERY", 3),
             (wakeups, "HOUR_MS", 60_000),
             (wakeups, "POLL_S", worker_s),
-            (hub, "CHECK_S", 60.0),
+            (hub, "CHECK_S", CHECK_S),
         ):
             stack.enter_context(patch.object(module, name, value))
         yield

@@ -94,7 +94,8 @@ class _Said(NamedTuple):
 
 @dataclass(eq=False, slots=True)
 class _Call:
-    """A request that reached a process. `least`: the client had been shown that version before."""
+    """A request that reached a process. `least`: the client had been shown that version before. `claimed`: the version
+    that it acknowledges."""
 
     number: int
     machine: str
@@ -106,6 +107,7 @@ class _Call:
     began: int
     least: int
     newest_id: str
+    claimed: int = 0
     said: list[_Said] = field(default_factory=list)
     ended: int = NEVER
     answered: bool = False
@@ -127,6 +129,8 @@ class _Socket:
     device_id: DeviceId
     asked_s: float
     version: int = -1
+    closed: bool = False
+    stalled: bool = False
     asked: dict[Any, list[_Said]] = field(default_factory=dict)
 
 
@@ -151,6 +155,8 @@ class Truth(Witness):
         self.stored: dict[str, None] = {}
         self.events = 0
         self.pushes = 0
+        self.changed_s = 0.0
+        """When a packet changed last."""
         self._scheduler = scheduler
         self._skewed = any(skews_s)
         self._ahead_ms = round(1000 * max(0.0, *skews_s))
@@ -224,6 +230,8 @@ class Truth(Witness):
         client_id = ClientId(after.key.removeprefix(CLIENT_PREFIX))
         old, new = decode(client_id, before.body), decode(client_id, after.body)
         self.states[client_id] = new
+        if new.version != old.version:
+            self.changed_s = self._scheduler.now_s
         self.say(machine, lambda: f"wrote {show(new)}")
         if after.due != new.due:
             self.broken("due time", f"{client_id}: due at {after.due}, its state says {new.due}")
@@ -319,6 +327,9 @@ class Truth(Witness):
                 self.broken("scheduled for nothing", f"{device_id} is up to date and scheduled")
             if not row.next_at and row.acked < newest and not row.attempts:
                 self.broken("not scheduled", f"{device_id} is behind and not scheduled")
+            waiting = devices.waiting(state).newest_version > row.acked
+            if not row.next_at and waiting and row.attempts <= len(self.policy.remind_after_ms):
+                self.broken("not reminded", f"{device_id} is behind, and was pushed to {row.attempts} times only")
             if row.attempts > 1 + len(self.policy.remind_after_ms):
                 self.broken("too many pushes", f"{device_id} was pushed to {row.attempts} times")
             if row.acked > self._claimed[client_id, device_id]:
@@ -457,12 +468,12 @@ class Truth(Witness):
         match call.method, call.path.split("/")[2:]:
             case "GET", ["poll"]:
                 etag = headers.get("if-none-match", "").strip('"')
-                self._claim(client_id, device_id, call.query.get("version", etag))
+                call.claimed = self._claim(client_id, device_id, call.query.get("version", etag))
             case "POST", ["videos", video_id, "status"]:
-                self._claim(client_id, device_id, call.query.get("version"))
+                call.claimed = self._claim(client_id, device_id, call.query.get("version"))
                 call.said = [self._say_status(client_id, video_id, body.get("status"))]
             case "POST", ["sync"]:
-                self._claim(client_id, device_id or body.get("device_id"), body.get("version"))
+                call.claimed = self._claim(client_id, device_id or body.get("device_id"), body.get("version"))
                 for item in body["statuses"]:
                     call.said.append(self._say_status(client_id, item["video_id"], item["status"]))
             case "DELETE", ["videos", video_id]:
@@ -477,13 +488,16 @@ class Truth(Witness):
             case "DELETE", ["client"]:
                 self._leaves[client_id].append(call)
 
-    def _claim(self, client_id: ClientId, device_id: str | None, version: object) -> None:
-        """A device says that it has applied a version."""
+    def _claim(self, client_id: ClientId, device_id: str | None, version: object) -> int:
+        """A device says that it has applied a version; which, or 0."""
         number = int(version) if isinstance(version, str | int) and str(version).isdecimal() else 0
-        if device_id is not None and number:
+        if device_id is None:
+            return 0
+        if number:
             key = (client_id, DeviceId(device_id))
             self._claimed[key] = max(self._claimed[key], number)
             self._claimed_by[client_id] = max(self._claimed_by[client_id], number)
+        return number
 
     def _say_status(self, client_id: ClientId, video_id: str, status: str) -> _Said:
         """A client reports a status. It counts where it is the recipient's to report, from now on."""
@@ -508,6 +522,11 @@ class Truth(Witness):
         if not asked.answered:
             return
         client_id = asked.whose.client_id
+        for _, video_id, video in self.state(client_id).received():
+            if video.status is Status.UPLOADED and video.came <= asked.claimed:
+                self.broken(
+                    "not notified", f"{client_id} has acknowledged {asked.claimed}, and {short(video_id)} is not"
+                )
         match asked.method, asked.path.split("/")[2:]:
             case "GET", ["poll"]:
                 self._packet_answered(asked, body)
@@ -631,6 +650,15 @@ class Truth(Witness):
         said = found.asked.pop(message["id"], None)
         if message["type"] == "result" and said is not None:
             self._judge(found.whose.client_id, said, [message])
+
+    def socket_closed(self, socket: int) -> None:
+        self.events += 1
+        if (found := self._sockets.get(socket)) is not None:
+            found.closed = True
+
+    def socket_stalled(self, socket: int, *, stalled: bool) -> None:
+        if (found := self._sockets.get(socket)) is not None:
+            found.stalled = stalled
 
     def socket_ended(self, socket: int) -> None:
         self.events += 1
@@ -819,9 +847,14 @@ class Truth(Witness):
     def check_delivered(self, *, within_s: float = 5.0) -> None:
         """Every socket that is older than that was sent the newest packet. Nothing may have changed for so long either;
         where the bus lost something without a word, not for as long as the hub takes to compare versions."""
-        for socket in self._sockets.values():
+        newest_of = {(socket.whose.client_id, socket.device_id): socket for socket in self._sockets.values()}
+        for socket in newest_of.values():  # the ones before are displaced, whoever knows that already
             newest = self.state(socket.whose.client_id).version
-            if socket.version < newest and socket.asked_s + within_s < self._scheduler.now_s:
+            if (
+                not (socket.closed or socket.stalled)
+                and socket.version < newest
+                and socket.asked_s + within_s < self._scheduler.now_s
+            ):
                 text = f"{socket.device_id} has an open socket and version {socket.version}; the newest is {newest}"
                 self.broken("not delivered", text)
 

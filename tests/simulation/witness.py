@@ -69,5 +69,11 @@ class Witness:
     def frame_left(self, socket: int, text: bytes) -> None:
         """A text frame left the process, or waits for a peer that does not read."""
 
+    def socket_closed(self, socket: int) -> None:
+        """The process has sent a close frame: nothing more will come of it."""
+
+    def socket_stalled(self, socket: int, *, stalled: bool) -> None:
+        """What the process sends is not read any more, or is again."""
+
     def socket_ended(self, socket: int) -> None:
         """The process's end of it is gone, or the process is."""

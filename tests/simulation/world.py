@@ -14,8 +14,14 @@ from tests.simulation.loops import Scheduler, dispose, quiet
 from tests.simulation.network import Network
 from tests.simulation.phone import Phone
 from tests.simulation.plan import ACCOUNTS, DURATION_S, Happening, Plan
-from tests.simulation.process import START_S, Backends, Config, Process, errors_noted, scaled, steady
+from tests.simulation.process import CHECK_S, START_S, Backends, Config, Process, errors_noted, scaled, steady
 from tests.simulation.truth import Truth
+
+LOOK_S = 5.0
+"""How often sockets are looked at."""
+
+SHAKY_S = 15.0
+"""How long after a fault packets may still be late: a call takes 10 s at most, the bus is there again within 3."""
 
 MOST_STEPS = 2_000_000
 """A story that has not come to its end by then never will."""
@@ -79,7 +85,7 @@ class World:
         self.processes = [self._process(index) for index in range(len(setting.skews_s))]
         self.network.processes = self.processes
         self.phones = [Phone(self, f"phone{number}", ClientId(owner)) for number, owner in enumerate(setting.owners, 1)]
-        self._calm = False
+        self._shaky_until_s = 0.0
 
     def _seed(self) -> int:
         return self.rng.getrandbits(32)
@@ -114,7 +120,19 @@ class World:
             self.scheduler.after(self.rng.uniform(0, 3), phone.start)
         for happening in self.plan.happenings:
             self.scheduler.at(happening.at_s, lambda happening=happening: self._happen(happening))  # type: ignore[misc]
+        self.scheduler.after(LOOK_S, self._look)
         self._pass(DURATION_S)
+
+    def _look(self) -> None:
+        """Where nothing is wrong and nothing has changed for a moment, every open socket has the newest packet."""
+        now_s = self.scheduler.now_s
+        if now_s > max(self._shaky_until_s, self.truth.changed_s + LOOK_S):
+            self.truth.check_delivered(within_s=LOOK_S)
+        self.scheduler.after(LOOK_S, self._look)
+
+    def _shaky(self, for_s: float) -> None:
+        """For so long, and a while after it, packets may be late."""
+        self._shaky_until_s = max(self._shaky_until_s, self.scheduler.now_s + for_s + SHAKY_S)
 
     def _pass(self, seconds: float) -> None:
         if not self.scheduler.run_for(seconds, MOST_STEPS - self.scheduler.steps) and not self.scheduler.stopped:
@@ -123,6 +141,8 @@ class World:
             raise Over
 
     def _happen(self, happening: Happening) -> None:
+        if happening.what in SHAKING:
+            self._shaky(happening.for_s)
         HAPPENINGS[happening.what](self, happening)
 
     def phone(self, happening: Happening) -> Phone:
@@ -199,6 +219,7 @@ class World:
     def _restart(self, it: Happening, end: Callable[[], None]) -> None:
         index = it.a % len(self.processes)
         end()
+        self._shaky(it.for_s)
         self.scheduler.after(it.for_s, lambda: self._replace(index))
 
     def _replace(self, index: int) -> None:
@@ -233,6 +254,7 @@ class World:
                 self.bus.cut(self.processes[it.b % len(self.processes)].loop, it.for_s)
             case _:
                 self.bus.troubles.open(Kind.LOSSY, it.for_s, probability=(0.2, 0.6, 1.0)[it.b % 3])
+                self._shaky(it.for_s + CHECK_S)
 
     def trouble_provider(self, it: Happening) -> None:
         kinds = (Kind.DOWN, Kind.LOSING, Kind.REPEATING, Kind.SLOW)
@@ -326,6 +348,9 @@ class World:
             if not phone.gone and phone.account is not None and chosen(phone):
                 phone.check()
 
+
+SHAKING = frozenset({"crash", "drain", "freeze", "documents", "bus"})
+"""What may keep packets from those who are connected, for as long as it lasts."""
 
 HAPPENINGS: dict[str, Callable[[World, Happening], None]] = {
     "send": World.send,
