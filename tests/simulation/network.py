@@ -594,8 +594,11 @@ class Wire:
             deliver()
 
     def _came(self, data: bytes | End, text: bytes | None) -> None:
+        self.process.loop.post(self._receive, data, text)
+
+    def _receive(self, data: bytes | End, text: bytes | None) -> None:
         if self.transport is not None:
-            self.process.loop.post(self.transport.received, data, text)
+            self.transport.received(data, text)
 
     # --- Down: to the phone
 

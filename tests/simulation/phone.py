@@ -100,6 +100,7 @@ class Phone:
         )
         async with device:
             self.device = device
+            device.foreground(active=self.on_screen)  # it may have changed while the record was read
             if self._knows_offline:
                 device.network(online=False)
             if account is None:
