@@ -31,7 +31,7 @@ from gateway.client.tasks import (
     Task,
     Tell,
 )
-from gateway.transit.state import ClientId, Status
+from gateway.transit.state import ClientId, Status, VideoId
 
 BACKOFF = Backoff(base_s=0.5, cap_s=60.0, deadline_s=math.inf)
 
@@ -130,7 +130,9 @@ class Core:
         self._online = True
         self._stale = True
         self._acked = 0
+        self._news = 0
         self._acknowledge_at_s = math.inf
+        self._doubted: set[VideoId] = set()
         self._expected = 0
         self._expected_at_s = math.inf
         self._called_s = -math.inf
@@ -170,6 +172,11 @@ class Core:
         """Ask the gateway soon, and try at once whatever waits after a failure."""
         self._stale = True
         self._pauses.clear()
+
+    @property
+    def stale(self) -> bool:
+        """Whether the gateway is to be asked, and has not been."""
+        return self._stale
 
     @property
     def quiet(self) -> bool:
@@ -302,6 +309,8 @@ class Core:
         room = MOST_DOWNLOADS - sum(isinstance(task, Download) for task in self._tasks.values())
         for received in self.record.received.values():
             new = received.listed and not received.here and not received.viewed
+            if received.video_id in self._doubted:
+                continue
             if new and room > 0 and self._ready(("download", received.video_id)):
                 room -= 1
                 yield Download(received.video_id)
@@ -350,6 +359,7 @@ class Core:
             self._called_s = self._clock()
         match task, answer:
             case Sync(), Synced():
+                self._doubted.clear()
                 self._synced(task, answer)
                 self._has_acked(task.version)
             case Poll(), _:
@@ -391,21 +401,23 @@ class Core:
                 self._not_told(task.report, known)
             case Put():
                 self._not_put(task, error)
-            case Download():
-                self._stale = self._stale or known.remedy is Remedy.POLL
+            case Download() if known.remedy is Remedy.POLL:
+                self._doubted.add(task.video_id)
+                self._stale = True
             case Leave() if known.remedy is Remedy.RENEW:
                 self.record.left(task.farewell)  # there is no other token to try it with
-            case _ if known.remedy is Remedy.NONE:
+            case Announce() | Delete() | Register() | Leave() if known.remedy is Remedy.NONE:
                 self._refused(task, str(known.code))
 
-    def _refused(self, task: Task, code: str) -> None:
-        """The same again would be refused again."""
+    def _refused(self, task: Announce | Delete | Register | Leave, code: str) -> None:
+        """The same again would be refused again; something else need not wait for it."""
+        self._pauses.pop(task.op, None)
         match task:
             case Announce():
                 self.record.fail(task.key, code)
             case Delete():
                 self.record.deleted(task.video_id, self.record.version)
-            case Register():
+            case Register() if self.record.registration is task.registration:
                 self.record.register(None)
             case Leave():
                 self.record.left(task.farewell)
@@ -454,7 +466,7 @@ class Core:
 
     def _has_acked(self, version: int) -> None:
         self._acked = max(self._acked, version)
-        if self._acked >= self.record.version:
+        if self._acked >= self._news:
             self._acknowledge_at_s = math.inf
 
     def _expect(self, version: int) -> None:
@@ -469,11 +481,10 @@ class Core:
             return
         if self.record.version >= self._expected:
             self._expected_at_s = math.inf
-        if self.record.version > before and not self._socket.open and self._news():
+        new = any(video.listed and video.known is Status.UPLOADED for video in self.record.received.values())
+        if new and self.record.version > before and not self._socket.open:
+            self._news = self.record.version
             self._acknowledge_at_s = min(self._acknowledge_at_s, self._clock() + ACKNOWLEDGE_S)
-
-    def _news(self) -> bool:
-        return any(video.listed and video.known is Status.UPLOADED for video in self.record.received.values())
 
     def _synced(self, task: Sync, synced: Synced) -> None:
         for report, result in zip(task.reports, synced.results, strict=True):

@@ -45,7 +45,10 @@ class Delivery:
         """The upload failed."""
         if error.remedy is Remedy.ANNOUNCE:
             return replace(self, step=Step.ANNOUNCE, upload=None)
-        return replace(self, late=True) if error.status is None else replace(self, step=Step.UPLOAD)
+        if error.status is None:
+            return replace(self, late=True)
+        # What stands between may say so of an upload that arrived all the same.
+        return replace(self, step=Step.UPLOAD, late=self.late or error.status == 408 or error.status >= 500)
 
     def not_stored(self) -> "Delivery":
         """The gateway finds nothing stored: upload it (again) while the URL lives."""

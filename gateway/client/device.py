@@ -8,7 +8,7 @@ import math
 import random
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import Self, assert_never
 
 import orjson
@@ -95,6 +95,7 @@ class Device:
         self._alarm: asyncio.TimerHandle | None = None
         self._stored: list[asyncio.Future[None]] = []
         self._pushes: list[asyncio.Future[None]] = []
+        self._storing = False
         self._told = False
         self._news = asyncio.Event()
         self._round = asyncio.Event()
@@ -155,7 +156,7 @@ class Device:
         self._told = True
         try:
             while True:
-                while self._record.changed:
+                while self._record.changed or self._storing:
                     await self._kept()  # what is not stored may never have been
                 self._news.clear()
                 change = self._record.untold()
@@ -271,9 +272,9 @@ class Device:
             await self._keep()
             for action in actions:
                 self._begin(action)
-            for future in stored:
-                if not future.done():
-                    future.set_result(None)
+            if not self._core.stale:
+                stored, self._pushes = [*stored, *self._pushes], []  # a socket has brought what a call would
+            _resolve(stored)
             self._set_alarm()
             self._news.set()
             self._round.set()
@@ -283,6 +284,7 @@ class Device:
         while self._record.changed:
             version, body = self._record.version, self._record.encode()
             self._record.changed = False
+            self._storing = True
             try:
                 await self._store.save(body)
             except OSError as error:
@@ -291,6 +293,7 @@ class Device:
                 await asyncio.sleep(REST_S)
             else:
                 self._client.remembers(version)
+                self._storing = False
                 return
 
     async def _kept(self) -> None:
@@ -327,7 +330,7 @@ class Device:
         # The action is held as well: its id is its own for as long.
         running.add_done_callback(lambda _, action=action: self._running.pop(id(action)))  # type: ignore[misc]
 
-    async def _carry(self, task: Task, waiting: Sequence[asyncio.Future[None]] = ()) -> None:
+    async def _carry(self, task: Task, waiting: Iterable[asyncio.Future[None]] = ()) -> None:
         """Carry a task out, and say what came of it."""
         try:
             answer = await self._carried(task)
@@ -344,9 +347,7 @@ class Device:
             else:
                 self._core.answered(task, answer)
         finally:
-            for future in waiting:
-                if not future.done():
-                    future.set_result(None)
+            _resolve(waiting)
             self._stir()
 
     async def _carried(self, task: Task) -> Answer:
@@ -426,12 +427,15 @@ class Device:
     async def _leave(self, farewell: Farewell) -> None:
         client = self._client.speaking_for(farewell.client_id, farewell.device_id, farewell.token)
         if farewell.reports:
-            synced = await client.sync(farewell.reports)
-            for result in synced.results:
-                if result.error is not None and result.error.retryable:
-                    raise result.error
+            with _final():
+                synced = await client.sync(farewell.reports)
+                for result in synced.results:
+                    if result.error is not None:
+                        with _final():
+                            raise result.error
         for video_id, recipient_id in farewell.deletions:
-            await client.delete(video_id, recipient_id)
+            with _final():
+                await client.delete(video_id, recipient_id)
         if farewell.ends_account:
             await client.end()
         else:
@@ -443,6 +447,22 @@ class Device:
                 self._watch(what, so_far, size)
 
         return moved
+
+
+@contextlib.contextmanager
+def _final() -> Iterator[None]:
+    """A refusal that is final ends the message, not those behind it."""
+    try:
+        yield
+    except GatewayError as error:
+        if error.retryable:
+            raise
+
+
+def _resolve(waiting: Iterable[asyncio.Future[None]]) -> None:
+    for future in waiting:
+        if not future.done():
+            future.set_result(None)
 
 
 def expiry_s(token: str) -> float | None:

@@ -17,6 +17,9 @@ from gateway.transit.state import ClientId, DeviceId, Status, VideoId
 
 FORMAT = 1
 
+FOR_EVER = 1 << 53
+"""A version that no packet has."""
+
 MOST_UNTOLD = 1_000
 """So many sent videos that have ended may wait to be told of; the oldest beyond that are forgotten."""
 
@@ -276,13 +279,13 @@ class Record:
             self._put_received(received.said(report.status, result.version))
 
     def refused(self, report: Report, reason: str) -> None:
-        """The gateway will not have that status: the message ends."""
+        """The gateway will not have that status: the message ends, whatever packets list from now on."""
         if report.status is Status.UPLOADED:
             video = self.sent_as(report.video_id)
             if video is not None:
                 self.fail(video.key, reason)
         elif (received := self.received.get(VideoId(report.video_id))) is not None:
-            self._put_received(received.said(report.status, self.version))
+            self._put_received(received.said(report.status, FOR_EVER))
 
     def deleted(self, video_id: VideoId, version: int) -> None:
         """The gateway has answered that a video is deleted: packets from `version` on do not list it."""

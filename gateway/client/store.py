@@ -67,7 +67,9 @@ class FileStore:
         return await asyncio.to_thread(self._load)
 
     async def save(self, body: bytes) -> None:
-        # Whoever is cancelled meanwhile leaves a thread behind that writes on.
+        # Whoever is cancelled meanwhile leaves a thread behind that writes on: it comes first.
+        if self._saving is not None and not self._saving.done():
+            await asyncio.wait([self._saving])
         self._saving = asyncio.ensure_future(asyncio.to_thread(self._save, body))
         await asyncio.shield(self._saving)
 
