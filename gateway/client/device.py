@@ -120,12 +120,13 @@ class Device:
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._alarm is not None:
             self._alarm.cancel()
-        for future in (*self._stored, *self._pushes):
-            future.cancel()
         try:
-            if self._record.changed:
+            if self._record.changed or self._storing:
                 await self._store.save(self._record.encode())
+            _resolve(self._stored)
         finally:
+            for future in (*self._stored, *self._pushes):
+                future.cancel()
             await self._store.close()
 
     # --- What there is
@@ -269,7 +270,11 @@ class Device:
             self._stirred.clear()
             actions = self._core.next()
             stored, self._stored = self._stored, []
-            await self._keep()
+            try:
+                await self._keep()
+            except BaseException:
+                self._stored += stored  # it ends: they are looked after there
+                raise
             for action in actions:
                 self._begin(action)
             if not self._core.stale:

@@ -36,5 +36,9 @@ class CloseCode(IntEnum):
         "get a new token, then reconnect; not after a log-out",
     )
     SILENT = 4408, "no pong in time", "reconnect"
-    DISPLACED = 4409, "the same device has connected again", "do not reconnect: another socket has taken over"
+    DISPLACED = (
+        4409,
+        "the same device has connected again",
+        "do not reconnect: another socket has taken over. In the foreground, hold polls",
+    )
     TOO_FAST = 4429, "too many frames", "back off, then reconnect"
