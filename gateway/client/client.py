@@ -149,35 +149,8 @@ class Client:
         """
         size, sha256 = await asyncio.to_thread(transfers.measured, path)
         delivery = Delivery(str(path), size, content_type, sha256)
-        announced: Announced | None = None
-
-        async def step() -> Result | None:
-            nonlocal delivery, announced
-            if announced is None or delivery.step is Step.ANNOUNCE:
-                announced = await self.announce(recipient_id, size=size, content_type=content_type, sha256=sha256)
-                delivery = delivery.announced(announced.upload)
-            elif delivery.step is Step.UPLOAD:
-                delivery = delivery.uploading()
-                try:
-                    await self.upload(announced, path, progress=progress)
-                except GatewayError as error:
-                    delivery = delivery.not_uploaded(error)
-                    raise
-            else:
-                try:
-                    return await self.confirm(announced.video_id, recipient_id)
-                except GatewayError as error:
-                    if error.remedy is Remedy.UPLOAD:
-                        delivery = delivery.not_stored()
-                    raise
-            return None
-
-        async def advance() -> Result:
-            while (result := await step()) is None:
-                pass
-            return result
-
-        return await retrying(advance, backoff=backoff, remedies=SENDING)
+        sending = _Sending(self, delivery, recipient_id, progress)
+        return await retrying(sending.go_on, backoff=backoff, remedies=SENDING)
 
     # --- Recipients
 
@@ -295,6 +268,46 @@ class Client:
         if self.device_id is None:
             raise ValueError("this client has no device_id")
         return f"/v1/devices/{self.device_id}"
+
+
+class _Sending:
+    """A video that is being sent: each `go_on` takes up where the one before failed."""
+
+    def __init__(self, client: Client, delivery: Delivery, recipient_id: str, progress: Progress | None) -> None:
+        self._client = client
+        self._delivery = delivery
+        self._recipient_id = recipient_id
+        self._progress = progress
+        self._announced: Announced | None = None
+
+    async def go_on(self) -> Result:
+        """Raises GatewayError, after which it can be called again if the remedy is one of `SENDING`."""
+        if self._announced is None or self._delivery.step is Step.ANNOUNCE:
+            self._announced = await self._announce()
+        if self._delivery.step is Step.UPLOAD:
+            await self._upload(self._announced)
+        try:
+            return await self._client.confirm(self._announced.video_id, self._recipient_id)
+        except GatewayError as error:
+            if error.remedy is Remedy.UPLOAD:
+                self._delivery = self._delivery.not_stored()
+            raise
+
+    async def _announce(self) -> Announced:
+        what = self._delivery
+        announced = await self._client.announce(
+            self._recipient_id, size=what.size, content_type=what.content_type, sha256=what.sha256
+        )
+        self._delivery = what.announced(announced.upload)
+        return announced
+
+    async def _upload(self, announced: Announced) -> None:
+        self._delivery = self._delivery.uploading()
+        try:
+            await self._client.upload(announced, Path(self._delivery.source), progress=self._progress)
+        except GatewayError as error:
+            self._delivery = self._delivery.not_uploaded(error)
+            raise
 
 
 async def _arriving(response: httpx.Response) -> AsyncGenerator[Push, None]:
