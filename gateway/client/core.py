@@ -343,7 +343,9 @@ class Core:
         if self._tasks.get(task.op) is task:
             self._socket.opened_s = self._clock()
             self._has_acked(task.version)
-            self._stale = False  # a packet comes, if there is a newer one
+            # A packet comes, if there is a newer one. Where there is none, nobody has said what became of refused
+            # downloads.
+            self._stale = bool(self._doubted)
 
     def came(self, task: Connect, packet: Packet) -> None:
         """A packet came over the socket."""
@@ -383,6 +385,7 @@ class Core:
         """The gateway has taken the registration. `at_s`: seconds since the epoch."""
         if self._ended(task):
             self._pauses.pop(task.op, None)
+            self._called_s = self._clock()
             self.record.registered(task.registration, at_s)
 
     def failed(self, task: Task, error: Exception) -> None:

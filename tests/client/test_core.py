@@ -982,6 +982,28 @@ def test_a_download_that_is_refused_asks_the_gateway_first_whether_it_is_still_l
     assert phone.of(Download) == [Download(TWO)]
 
 
+def test_a_download_that_is_refused_as_a_socket_opens_that_has_nothing_new_is_tried_again() -> None:
+    phone = reachable()
+    phone.core.pushed(packet(11, came(ONE)))
+    sync, download = phone.next()
+    assert isinstance(sync, Sync)
+    assert isinstance(download, Download)
+    phone.core.answered(sync, Synced((), packet(11, came(ONE))))
+    phone.core.foreground(active=True)
+    [connect] = phone.of(Connect)
+    phone.core.failed(download, DownloadError(403, None, "expired"))
+    assert phone.of(Sync) == []  # the socket is about to open
+    phone.core.opened(connect)
+    found: list[Action] = []
+    for _ in range(5):
+        for action in phone.next():
+            found.append(action)
+            if isinstance(action, Sync):
+                phone.core.answered(action, Synced((), packet(11, came(ONE))))
+        phone.later(60)
+    assert Download(ONE) in found
+
+
 @pytest.mark.parametrize("error", [DownloadError(None, None, "cut"), DownloadError(503, None, ""), OSError("full")])
 def test_a_download_that_fails_otherwise_is_repeated(error: Exception) -> None:
     phone = reachable()

@@ -9,7 +9,7 @@ Trouble comes in windows, which the world opens; `machine`: the name of the one 
 
     state.troubles.open(Kind.THROTTLE, for_s, probability=0.5, machine=None)
     state.troubles.end()                         all of them
-    state.trap(loop, effects, spring)            calls `spring` between two effects of that process: a crash there
+    state.trap(loop, writes, spring)             calls `spring` between two writes of that process: a crash there
 
     documents, objects   THROTTLE, LOST_ANSWER, SLOW, CUT (they do not reach it), documents also STALE (the due index)
     bus                  LOSSY; and bus.freeze(for_s), bus.flush(), bus.cut(loop, for_s)
@@ -150,13 +150,13 @@ class _Backend:
         self.troubles = Troubles(scheduler, self.rng)
         self.traps: dict[MachineLoop, list[Callable[[], None] | None]] = {}
 
-    def trap(self, loop: MachineLoop, effects: int, spring: Callable[[], None]) -> None:
-        """Call `spring` right before the effect that comes after so many of that process; what the same call would have
-        done after that is not done."""
-        self.traps[loop] = [*[None] * effects, spring]
+    def trap(self, loop: MachineLoop, writes: int, spring: Callable[[], None]) -> None:
+        """Call `spring` right before the write that comes after so many of that process; what the same call would have
+        written after that is not written."""
+        self.traps[loop] = [*[None] * writes, spring]
 
     def sprung(self, loop: MachineLoop) -> bool:
-        """Whether a trap closes on the next effect of this process."""
+        """Whether a trap closes on the next write of this process."""
         waiting = self.traps.get(loop)
         spring = waiting.pop(0) if waiting else None
         if spring is None:
@@ -231,7 +231,7 @@ class _Operation:
         while self.next < len(self.parts) and self.next != self.lost:
             part = self.parts[self.next]
             self.next += 1
-            if self.backend.traps and self.backend.sprung(self.loop):
+            if self.backend.traps and self.what == "commit" and self.backend.sprung(self.loop):
                 return
             try:
                 part()

@@ -66,7 +66,7 @@ def _policy(rng: random.Random, *, skewed: bool) -> Policy:
     a slow one has to live for longer than that."""
     small = rng.random() < 0.3
     return Policy(
-        videos_per_pair=rng.choice((1, 1, 1, 2)),
+        videos_per_pair=rng.choice((1, 1, 2)),
         max_outgoing=3 if small else 256,
         max_incoming=3 if small else 256,
         max_devices=rng.choice((2, 3, 8)),
@@ -113,13 +113,13 @@ _USERS = (
     _Kind("sleep", 4, 60),
     _Kind("offline", 7, 60),
     _Kind("reinstall", 1),
-    _Kind("log out", 3),
-    _Kind("log in", 3),
+    _Kind("log out", 5),
+    _Kind("log in", 6),
     _Kind("end account", 1),
     _Kind("new push token", 2),
 )
 _FAULTS = (
-    _Kind("crash", 5, 15),
+    _Kind("crash", 8, 15),
     _Kind("freeze", 4, 40),
     _Kind("drain", 2, 5),
     _Kind("documents", 6, 15),

@@ -57,8 +57,8 @@ START_S = 1_750_000_000
 
 SECRET = "the secret of the simulation, which is no secret"
 
-WHEEL_S = 2.0
-"""How late a turn of the wheel may come: eight times as late as in earnest, which saves steps."""
+WHEEL_S = 4.0
+"""How late a turn of the wheel may come: sixteen times as late as in earnest, which saves steps."""
 
 CHECK_S = 60.0
 """How often a hub compares its versions with the store's."""
@@ -77,7 +77,7 @@ class Config:
 
     policy: Policy
     with_packet: bool = True
-    sweep_s: float = 20.0
+    sweep_s: float = 30.0
     rate: str = "0"
     ping_s: float = 25.0
     pong_s: float = 20.0
@@ -307,7 +307,7 @@ def steady(seed: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def scaled(*, worker_s: float = 1.0) -> Iterator[None]:
+def scaled(*, worker_s: float = 2.0) -> Iterator[None]:
     """Shorten the times that are not settings. `worker_s`: how often the due index is asked."""
     with contextlib.ExitStack() as stack:
         for module, name, value in (

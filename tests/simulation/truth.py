@@ -45,6 +45,8 @@ from tests.simulation.witness import Line, Witness
 
 RANK = {"uploaded": 0, "notified": 1, "downloaded": 2, "viewed": 3, "expired": 3}
 NEVER = 1 << 62
+PUSHED_S = 45.0
+"""How long a push may be under way: a call and a provider, each within its deadline."""
 
 Key = tuple[ClientId, DeviceId]
 """One device."""
@@ -74,6 +76,7 @@ class Clip:
     deleted: int | None = None
     reported: set[Status] = field(default_factory=set)
     viewed: int | None = None
+    answered: int = 0
     tracked: bool = False
     untracked: bool = False
     uploaded_at: int = 0
@@ -175,6 +178,7 @@ class Truth(Witness):
         self._registrations: defaultdict[Key, list[_Registration]] = defaultdict(list)
         self._by_token: defaultdict[str, list[_Registration]] = defaultdict(list)
         self._token_of: dict[str, str] = {}
+        self._owned_s: dict[str, float] = {}
         self._packets: dict[tuple[ClientId, int], bytes] = {}
         self._seen: dict[bytes, _Seen] = {}
         self._shown: defaultdict[ClientId, int] = defaultdict(int)
@@ -248,10 +252,13 @@ class Truth(Witness):
         key = after.key.removeprefix(TOKEN_PREFIX)
         owner = decode_owner(after.body)
         self.say(machine, lambda: f"wrote token {key[:6]} of {owner!r}")
+        before_owner = self.tokens.get(key)
         if owner is None:
             self.tokens.pop(key, None)
         else:
             self.tokens[key] = owner
+        if owner is None or before_owner is None or owner.client_id != before_owner.client_id:
+            self._owned_s[key] = self._scheduler.now_s
         for registration in self._by_token.get(self._token_of.get(key, ""), ()):
             self._check_registration(registration.device)
 
@@ -384,6 +391,8 @@ class Truth(Witness):
             self.broken("told viewed", f"{name} was not viewed, but {client_id} is told so")
         if video.status is Status.EXPIRED and not self.may_be_expired(clip):
             self.broken("told expired", f"{name} has not expired, but {client_id} is told so")
+        if RANK[video.status] < clip.answered:
+            self.broken("status lost", f"{name}: {client_id} has {video.status}, and more than that was answered")
         if clip.viewed is not None and video.status is not Status.VIEWED:
             text = f"{name}: that it was viewed was answered, and {client_id} has {video.status}"
             self.broken("view lost", text)
@@ -583,6 +592,7 @@ class Truth(Witness):
         elif what == "failed":
             self.broken("status refused", f"{name} {item.status}: {result}")
         elif what != "ignored":
+            clip.answered = max(clip.answered, RANK[item.status])
             if item.status == "viewed" and clip.viewed is None:
                 clip.viewed = result["version"]
         elif reason == "unknown_video" and item.known and not self.may_be_gone(clip):
@@ -679,6 +689,12 @@ class Truth(Witness):
         self.say(machine, lambda: f"push to {wakeup.token}: {client_id} version {wakeup.version}, {kind}: {outcome}")
         if wakeup.packet is not None:
             self._packet_left(client_id, wakeup.packet)
+        token_key = hash_token(wakeup.token)
+        owner = self.tokens.get(token_key)
+        # Whose it is was asked before the push, which may have taken its time.
+        late = self._owned_s.get(token_key, 0.0) + PUSHED_S < self._scheduler.now_s
+        if late and owner is not None and owner.client_id != client_id:
+            self.broken("push to another", f"{client_id} is pushed to with a token that is {owner.client_id}'s")
         if isinstance(outcome, Accepted):
             key = (wakeup.token, client_id)
             self._pushed[key] = max(self._pushed[key], wakeup.version)

@@ -206,12 +206,12 @@ class World:
     # --- What breaks
 
     def crash(self, it: Happening) -> None:
-        """At this moment, or between two of the effects that come next: the first and the second write of a change."""
+        """At this moment, or between two of the writes that come next: those of one change, as often as not."""
         process = self.processes[it.a % len(self.processes)]
         if it.b % 3 == 0:
             self._restart(it, process.crash)
         else:
-            self.documents.trap(process.loop, it.b % 12, lambda: self._restart(it, process.crash))
+            self.documents.trap(process.loop, it.b % 4, lambda: self._restart(it, process.crash))
 
     def drain(self, it: Happening) -> None:
         self._restart(it, self.processes[it.a % len(self.processes)].drain)
@@ -292,7 +292,7 @@ class World:
         self._pass(30)
         self._settle()
         self._check_phones()
-        wakeups.POLL_S = 5.0  # what is left to see takes long, and need not be seen to the second
+        wakeups.POLL_S = 12.0  # what is left to see takes long, and need not be seen to the second
         self._pass(350)
         self._settle()
         self.truth.check_agreement()
