@@ -270,7 +270,11 @@ MUTANTS = (
     Mutant(
         "the record is stored after what follows from it",
         "gateway/client/device.py",
-        """            await self._keep()
+        """            try:
+                await self._keep()
+            except BaseException:
+                self._stored += stored  # it ends: they are looked after there
+                raise
             for action in actions:
                 self._begin(action)
 """,
