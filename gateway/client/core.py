@@ -82,10 +82,12 @@ UNREADABLE = "unreadable"
 
 @dataclass(slots=True)
 class _Pause:
-    """After a failure: how many there were in a row, and until when nothing is tried."""
+    """After a failure: how many there were in a row, until when nothing is tried, and until when the gateway asked for
+    that."""
 
     tries: int = 0
     until_s: float = 0.0
+    asked_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -169,9 +171,10 @@ class Core:
         self._socket.polls_until_s = 0.0
 
     def _look_afresh(self) -> None:
-        """Ask the gateway soon, and try at once whatever waits after a failure."""
+        """Ask the gateway soon, and try at once whatever waits after a failure, unless the gateway asked for that."""
         self._stale = True
-        self._pauses.clear()
+        asked = {op: pause.asked_s for op, pause in self._pauses.items() if pause.asked_s > self._clock()}
+        self._pauses = {op: _Pause(0, until_s, until_s) for op, until_s in asked.items()}
 
     @property
     def stale(self) -> bool:
@@ -439,7 +442,8 @@ class Core:
             # says it is this device, or by a socket of its own that it gave up long ago and that was opened late.
             self._socket.stopped = True
         elif closed.retry_s is not None:
-            self._pauses[task.op] = _Pause(0, self._clock() + closed.retry_s)
+            until_s = self._clock() + closed.retry_s
+            self._pauses[task.op] = _Pause(0, until_s, until_s)
         else:
             self._pause(task.op, None)
 
@@ -465,6 +469,7 @@ class Core:
             del self._pauses[next(iter(self._pauses))]
         pause = self._pauses.setdefault(op, _Pause())
         pause.tries += 1
+        pause.asked_s = self._clock() + (retry_after_s or 0.0)
         pause.until_s = self._clock() + self._backoff.pause_s(pause.tries, retry_after_s, jitter=self._jitter())
 
     def _has_acked(self, version: int) -> None:

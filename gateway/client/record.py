@@ -482,7 +482,7 @@ class Record:
 
     @classmethod
     def _decode(cls, members: dict[str, Any]) -> "Record":
-        if members["format"] != FORMAT:
+        if members["format"] != FORMAT or not isinstance(members["version"], int):
             raise ValueError("a record of another format")
         record = cls(members["client_id"], members["device_id"])
         record.version = members["version"]

@@ -1265,3 +1265,14 @@ def test_statuses_are_shown_as_the_packets_say() -> None:
         phone.core.pushed(packet(version, out(ONE, status)))
         seen.append(phone.record.sent["key"].status)
     assert seen == [SentStatus.UPLOADED, SentStatus.NOTIFIED, SentStatus.DOWNLOADED, SentStatus.VIEWED]
+
+
+def test_what_the_gateway_asked_to_wait_for_is_waited_for_whatever_the_phone_does() -> None:
+    phone = reachable()
+    phone.core.pushed(None)
+    phone.core.failed(phone.one(Sync), GatewayError(503, "unavailable", "busy", 30.0))
+    phone.core.pushed(None)
+    phone.core.network(online=True)
+    assert phone.of(Sync) == []
+    phone.later(31)
+    phone.one(Sync)
