@@ -4,7 +4,8 @@ import contextlib
 import random
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from gateway import wakeups
 from gateway.transit.state import ClientId
@@ -142,7 +143,8 @@ class World:
 
     def _happen(self, happening: Happening) -> None:
         if happening.what in SHAKING:
-            self._shaky(happening.for_s)
+            # What was written may not have been published: a hub finds that when it compares versions.
+            self._shaky(happening.for_s + (CHECK_S if happening.what in UNPUBLISHED else 0.0))
         HAPPENINGS[happening.what](self, happening)
 
     def phone(self, happening: Happening) -> Phone:
@@ -195,7 +197,12 @@ class World:
         self.phone(it).log_out(ends_account=True)
 
     def log_in(self, it: Happening) -> None:
+        """Now and then a process dies between the writes of the registration that follows."""
         self.phone(it).log_in(self.accounts[it.b % 3])
+        if it.b % 4 == 0:
+            for index, process in enumerate(self.processes):
+                crashed = replace(it, a=index, for_s=1.0)
+                self.documents.trap(process.loop, 1 + it.b // 4 % 2, partial(self._restart, crashed, process.crash))
 
     def new_push_token(self, it: Happening) -> None:
         self.phone(it).change_push_token()
@@ -219,7 +226,7 @@ class World:
     def _restart(self, it: Happening, end: Callable[[], None]) -> None:
         index = it.a % len(self.processes)
         end()
-        self._shaky(it.for_s)
+        self._shaky(it.for_s + CHECK_S)
         self.scheduler.after(it.for_s, lambda: self._replace(index))
 
     def _replace(self, index: int) -> None:
@@ -351,6 +358,9 @@ class World:
 
 SHAKING = frozenset({"crash", "drain", "freeze", "documents", "bus"})
 """What may keep packets from those who are connected, for as long as it lasts."""
+
+UNPUBLISHED = frozenset({"crash", "documents"})
+"""What may keep a process from publishing what it has written."""
 
 HAPPENINGS: dict[str, Callable[[World, Happening], None]] = {
     "send": World.send,
