@@ -791,6 +791,8 @@ class ProviderState(_Backend):
         self.deliver = deliver
         self.dead: dict[str, int] = {}
         """Tokens that no app has any more, with since when (ms)."""
+        self.dying: dict[str, Callable[[], None]] = {}
+        """What to call when a push to that token is asked for: the phone gets another at that very moment."""
         self.calm = False
         """Whether dead tokens are called dead for good, whenever they were registered: at the end of a run."""
 
@@ -800,6 +802,8 @@ class ProviderState(_Backend):
 
     def ask(self, machine: str, wakeup: Wakeup) -> Outcome:
         """What the provider says, and does."""
+        if (dies := self.dying.pop(wakeup.token, None)) is not None:
+            dies()
         outcome = self._outcome(machine, wakeup)
         self.witness.pushed(machine, wakeup, outcome)
         if isinstance(outcome, Accepted) and not self.troubles.strike(Kind.LOSING, machine):

@@ -116,7 +116,7 @@ _USERS = (
     _Kind("log out", 5),
     _Kind("log in", 6),
     _Kind("end account", 1),
-    _Kind("new push token", 2),
+    _Kind("new push token", 5),
 )
 _FAULTS = (
     _Kind("crash", 8, 15),

@@ -179,6 +179,7 @@ class Truth(Witness):
         self._by_token: defaultdict[str, list[_Registration]] = defaultdict(list)
         self._token_of: dict[str, str] = {}
         self._owned_s: dict[str, float] = {}
+        self._told: dict[tuple[str, ClientId], tuple[int, int, float]] = {}
         self._packets: dict[tuple[ClientId, int], bytes] = {}
         self._seen: dict[bytes, _Seen] = {}
         self._shown: defaultdict[ClientId, int] = defaultdict(int)
@@ -699,8 +700,20 @@ class Truth(Witness):
             key = (wakeup.token, client_id)
             self._pushed[key] = max(self._pushed[key], wakeup.version)
             self._pushed_to[client_id] = max(self._pushed_to[client_id], wakeup.version)
+            self._check_spacing(wakeup.token, client_id, wakeup.version)
         elif isinstance(outcome, TokenDead):
             self._told_dead.add(wakeup.token)
+
+    def _check_spacing(self, token: str, client_id: ClientId, version: int) -> None:
+        """A provider that took a push is not asked for the same again at once. (Where clocks differ, one
+        machine's reminder is due by the other's clock already; who registers again is told again.)"""
+        told = (version, len(self._by_token.get(token, ())))
+        before = self._told.get((token, client_id))
+        self._told[token, client_id] = (*told, self._scheduler.now_s)
+        if before is not None and before[:2] == told and not self._skewed:
+            gap_s = self._scheduler.now_s - before[2]
+            if gap_s < self.policy.remind_after_ms[0] / 2000:
+                self.broken("pushed again at once", f"{client_id}, {token}: after {gap_s:.1f} s")
 
     def _same_packet(self, client_id: ClientId, body: bytes) -> _Seen | None:
         """There is one packet of one version of one client, and it names no video of others."""
@@ -868,7 +881,7 @@ class Truth(Witness):
             newest = self.state(socket.whose.client_id).version
             if (
                 not (socket.closed or socket.stalled)
-                and socket.version < newest
+                and 0 <= socket.version < newest  # until its first packet nobody knows whether it is opened or refused
                 and socket.asked_s + within_s < self._scheduler.now_s
             ):
                 text = f"{socket.device_id} has an open socket and version {socket.version}; the newest is {newest}"

@@ -205,7 +205,12 @@ class World:
                 self.documents.trap(process.loop, 1 + it.b // 4 % 2, partial(self._restart, crashed, process.crash))
 
     def new_push_token(self, it: Happening) -> None:
-        self.phone(it).change_push_token()
+        """At this moment, or when the next push to the old one is under way."""
+        phone = self.phone(it)
+        if it.b % 2:
+            self.providers.dying[phone.push_token] = phone.change_push_token
+        else:
+            phone.change_push_token()
 
     def full_disk(self, it: Happening) -> None:
         self.phone(it).disk.full_until_s = self.scheduler.now_s + it.for_s
@@ -320,6 +325,7 @@ class World:
         self.bus.calm()
         self.documents.traps.clear()
         self.providers.calm = True
+        self.providers.dying.clear()
         for index, process in enumerate(self.processes):
             process.loop.thaw()
             self._replace(index)
