@@ -111,6 +111,7 @@ class _Call:
     least: int
     newest_id: str
     claimed: int = 0
+    came_s: float = 0.0
     said: list[_Said] = field(default_factory=list)
     ended: int = NEVER
     answered: bool = False
@@ -179,6 +180,7 @@ class Truth(Witness):
         self._by_token: defaultdict[str, list[_Registration]] = defaultdict(list)
         self._token_of: dict[str, str] = {}
         self._owned_s: dict[str, float] = {}
+        self._left_s: dict[tuple[ClientId, DeviceId | None], float] = {}
         self._told: dict[tuple[str, ClientId], tuple[int, int, float]] = {}
         self._packets: dict[tuple[ClientId, int], bytes] = {}
         self._seen: dict[bytes, _Seen] = {}
@@ -467,6 +469,7 @@ class Truth(Witness):
             least=self._shown[whose.client_id],
             newest_id=max((*state.ended[-1:], *(video_id for _, video_id, _ in state.sent())), default=""),
         )
+        found.came_s = self._scheduler.now_s
         self._calls[call] = found
         self.say(machine, lambda: f"#{call} {whose.client_id}: {method} {path} {query or ''} {_text(body)}")
         self._hear(found, headers)
@@ -554,6 +557,11 @@ class Truth(Witness):
                 self._check_registration((client_id, DeviceId(device)))
             case "DELETE", ["client"]:
                 self._check_truth(client_id)
+        match asked.method, asked.path.split("/")[2:]:
+            case "DELETE", ["devices", device]:
+                self._left_s[client_id, DeviceId(device)] = asked.came_s
+            case "DELETE", ["client"]:
+                self._left_s[client_id, None] = asked.came_s
 
     def _packet_answered(self, call: _Call, body: bytes) -> None:
         seen = self._packet_left(call.whose.client_id, body)
@@ -876,6 +884,11 @@ class Truth(Witness):
     def check_delivered(self, *, within_s: float = 5.0) -> None:
         """Every socket that is older than that was sent the newest packet. Nothing may have changed for so long either;
         where the bus lost something without a word, not for as long as the hub takes to compare versions."""
+        for socket in self._sockets.values():
+            client_id = socket.whose.client_id
+            left_s = max(self._left_s.get((client_id, device), -1.0) for device in (socket.device_id, None))
+            if socket.version >= 0 and not socket.closed and socket.asked_s < left_s < self._scheduler.now_s - within_s:
+                self.broken("open after log-out", f"{client_id}, {socket.device_id} has logged out, and has a socket")
         newest_of = {(socket.whose.client_id, socket.device_id): socket for socket in self._sockets.values()}
         for socket in newest_of.values():  # the ones before are displaced, whoever knows that already
             newest = self.state(socket.whose.client_id).version
