@@ -293,10 +293,11 @@ class World:
 
     def end(self) -> None:
         """Faults stop, some phones are gone for good, time passes: everything is as it should be."""
+        lag_s = 60 + max(map(abs, self.plan.setting.skews_s))
         self._calm_down()
         self._pass(100)
         self._settle()
-        self.truth.check_agreement()
+        self.truth.check_agreement(lag_s=lag_s)
         self._check_phones(lambda phone: phone.on_screen)
         for phone in self.phones:
             if not phone.gone:
@@ -307,7 +308,7 @@ class World:
         wakeups.POLL_S = 12.0  # what is left to see takes long, and need not be seen to the second
         self._pass(350)
         self._settle()
-        self.truth.check_agreement()
+        self.truth.check_agreement(lag_s=lag_s)
         self.truth.check_woken()
         self.truth.check_tokens()
         before = self.truth.pushes
