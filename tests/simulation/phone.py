@@ -338,8 +338,12 @@ class Phone:
             broken("never fetched", f"{who}: {missing}")
         if left := self.screen.seen & received:
             broken("view lost", f"{who} has seen {left}, and the gateway lists them")
-        if self.wants_push and truth.registered((self.account, self.device_id)) is None:
-            pass  # a newer device may have taken its place
+        rows, most = state.devices, self._world.plan.setting.policy.max_devices
+        registered = record.registration is not None and not self._world.duplicates and not truth.left(self.account)
+        alive = self.push_token not in self._world.providers.dead
+        # A device too many takes the place of another.
+        if registered and alive and truth.devices_of(self.account) <= most and self.device_id not in rows:
+            broken("registration lost", f"{who}: {self.device_id} is not among {list(rows)}")
 
 
 class DiskStore:

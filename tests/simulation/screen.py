@@ -48,6 +48,8 @@ class Screen:
         if record.version < self._version:
             self._broken("screen goes back", f"from version {self._version} to {record.version}")
         self._version = record.version
+        durable, device = self._truth.durable, (self._client_id, record.device_id)
+        durable[device] = max(durable[device], record.version)
         for video in record.sent.values():
             before = self._sent.get(video.key)
             if video != before:

@@ -159,6 +159,10 @@ class Truth(Witness):
         self.stored: dict[str, None] = {}
         self.events = 0
         self.pushes = 0
+        self.shaky_until_s = 0.0
+        """Until then packets and dismissals may be late or lost: the world knows why."""
+        self.durable: defaultdict[Key, int] = defaultdict(int)
+        """The highest version that each device has ever stored: what it may say that it has applied."""
         self.changed_s = 0.0
         """When a packet changed last."""
         self._scheduler = scheduler
@@ -367,6 +371,10 @@ class Truth(Witness):
         late = clip.tracked and clip.uploaded_at + self.policy.video_ttl_ms <= self.latest_ms
         return late or self._left_since(clip.ref.recipient_id, clip.began)
 
+    def left(self, client_id: ClientId) -> bool:
+        """Whether the account has ended at any time, and with it devices that may not know."""
+        return self._left_since(client_id, 0)
+
     def _left_since(self, client_id: ClientId, event: int) -> bool:
         return any(call.ended >= event for call in self._leaves.get(client_id, ()))
 
@@ -508,6 +516,8 @@ class Truth(Witness):
             return 0
         if number:
             key = (client_id, DeviceId(device_id))
+            if number > self.durable[key]:
+                self.broken("acknowledged unstored", f"{device_id} says {number}, and has stored {self.durable[key]}")
             self._claimed[key] = max(self._claimed[key], number)
             self._claimed_by[client_id] = max(self._claimed_by[client_id], number)
         return number
@@ -558,6 +568,8 @@ class Truth(Witness):
             case "DELETE", ["client"]:
                 self._check_truth(client_id)
         match asked.method, asked.path.split("/")[2:]:
+            case _ if self._scheduler.now_s < self.shaky_until_s:
+                pass  # the bus may lose a dismissal
             case "DELETE", ["devices", device]:
                 self._left_s[client_id, DeviceId(device)] = asked.came_s
             case "DELETE", ["client"]:
@@ -802,6 +814,10 @@ class Truth(Witness):
         # A device too many takes the place of another, by what the gateway knows of when each was heard of.
         others = sum(bool(found) for key, found in self._registrations.items() if key[0] == device[0])
         return token if others <= self.policy.max_devices else None
+
+    def devices_of(self, client_id: ClientId) -> int:
+        """How many devices an account has ever registered."""
+        return sum(key[0] == client_id for key in self._registrations)
 
     def _check_registrations(self, client_id: ClientId) -> None:
         for device in [key for key in self._registrations if key[0] == client_id]:

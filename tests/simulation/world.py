@@ -86,7 +86,8 @@ class World:
         self.processes = [self._process(index) for index in range(len(setting.skews_s))]
         self.network.processes = self.processes
         self.phones = [Phone(self, f"phone{number}", ClientId(owner)) for number, owner in enumerate(setting.owners, 1)]
-        self._shaky_until_s = 0.0
+        self.duplicates = any(it.what in LATE for it in plan.happenings)
+        """Whether a call may do what it does long after it was given up."""
 
     def _seed(self) -> int:
         return self.rng.getrandbits(32)
@@ -127,13 +128,13 @@ class World:
     def _look(self) -> None:
         """Where nothing is wrong and nothing has changed for a moment, every open socket has the newest packet."""
         now_s = self.scheduler.now_s
-        if now_s > max(self._shaky_until_s, self.truth.changed_s + LOOK_S):
+        if now_s > max(self.truth.shaky_until_s, self.truth.changed_s + LOOK_S):
             self.truth.check_delivered(within_s=LOOK_S)
         self.scheduler.after(LOOK_S, self._look)
 
     def _shaky(self, for_s: float) -> None:
         """For so long, and a while after it, packets may be late."""
-        self._shaky_until_s = max(self._shaky_until_s, self.scheduler.now_s + for_s + SHAKY_S)
+        self.truth.shaky_until_s = max(self.truth.shaky_until_s, self.scheduler.now_s + for_s + SHAKY_S)
 
     def _pass(self, seconds: float) -> None:
         if not self.scheduler.run_for(seconds, MOST_STEPS - self.scheduler.steps) and not self.scheduler.stopped:
@@ -362,6 +363,9 @@ class World:
             if not phone.gone and phone.account is not None and chosen(phone):
                 phone.check()
 
+
+LATE = frozenset({"network", "freeze", "documents"})
+"""What may have a call take effect after the app has said other things."""
 
 SHAKING = frozenset({"crash", "drain", "freeze", "documents", "bus"})
 """What may keep packets from those who are connected, for as long as it lasts."""
