@@ -5,6 +5,7 @@ device of which client has it, and that word is final: whoever pushes asks it fi
 accounts never gets the other's pushes, whatever became of the write that takes the device out of the other's list.
 """
 
+import contextlib
 import hashlib
 from typing import NamedTuple
 
@@ -113,7 +114,12 @@ class Registry:
                 return decode_owner(document.body)
 
     async def _take_out(self, client_id: ClientId, device_id: DeviceId, token_key: str | None) -> None:
-        """Take a device out of its client's list (if it still has that token), and its token with it."""
+        """Take a device out of its client's list (if it still has that token), and its token with it.
+
+        The token's document is read first and removed only as it was then: an app that had no answer may have logged
+        out by another call and in again, before this one comes to that.
+        """
+        document = await self._token_document(client_id, device_id)
         gone: set[tuple[DeviceId, str]] = set()
 
         async def rule(states: States, now: int) -> Decision:  # noqa: ARG001
@@ -124,8 +130,20 @@ class Registry:
             return Decision(new)
 
         await self._changes.run(client_id, rule)
-        for device, key in gone:
-            await self.release(client_id, device, key)
+        if document is not None and (device_id, document.key.removeprefix(TOKEN_PREFIX)) in gone:
+            async with self._changes.deadline():
+                with contextlib.suppress(Conflict):  # taken anew: what nobody has in the end the sweep removes
+                    await self._changes.documents.commit([Document(document.key, document.version)])
+
+    async def _token_document(self, client_id: ClientId, device_id: DeviceId) -> Document | None:
+        """The document of the token that this device has, if it is its own."""
+        key = await self._token_of(client_id, device_id)
+        if key is None:
+            return None
+        async with self._changes.deadline():
+            [document] = await self._changes.documents.load([TOKEN_PREFIX + key])
+        owner = decode_owner(document.body)
+        return document if owner is not None and owner[:2] == (client_id, device_id) else None
 
 
 def hash_token(token: str) -> str:

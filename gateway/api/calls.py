@@ -270,10 +270,11 @@ async def unregister_device(caller: Caller) -> Reply:
 async def end_client(caller: Caller) -> Reply:
     """End the account: its devices and what it sent go; what it was sent expires for the senders."""
     backends = caller.backends
+    began = backends.service.changes.now()
     held = tokens(await backends.service.changes.load(caller.client_id))
     await backends.service.leave(caller.client_id)
     for device_id, key in held:
-        await backends.registry.release(caller.client_id, device_id, key)
+        await backends.registry.release(caller.client_id, device_id, key, before=began)
     await backends.hub.log_out(caller.client_id)
     return Reply(204)
 

@@ -1,5 +1,6 @@
 """Registered devices and their tokens: who has one has it alone."""
 
+import asyncio
 from collections.abc import Sequence
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from gateway.errors import Unavailable
 from gateway.registry import TOKEN_PREFIX, TokenOwner, decode_owner, encode_owner, hash_token
 from gateway.transit.state import ClientId, DeviceId, UnreadableDocument
-from storage.documents import StoreUnavailable
+from storage.documents import Document, StoreUnavailable
 from tests.service.conftest import BOB, CAROL, PHONE, TABLET, Gateway
 
 
@@ -129,3 +130,31 @@ def test_an_owner_reads_back_as_it_was_and_keeps_its_token_to_itself() -> None:
 def test_what_is_not_a_tokens_document_is_said_to_be_unreadable(body: bytes) -> None:
     with pytest.raises(UnreadableDocument):
         decode_owner(body)
+
+
+async def test_a_log_out_that_comes_to_its_end_late_takes_no_token_that_was_taken_anew(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await gateway.register()
+    gateway.pass_time(1)
+    taken = asyncio.Event()
+    go_on = asyncio.Event()
+    commit = gateway.documents.commit
+
+    async def slow(documents: Sequence[Document]) -> list[Document]:
+        written = await commit(documents)
+        if asyncio.current_task() is late:
+            taken.set()
+            await go_on.wait()
+        return written
+
+    monkeypatch.setattr(gateway.documents, "commit", slow)
+    late = asyncio.create_task(gateway.registry.unregister(BOB, PHONE))
+    await taken.wait()  # the device is out of the list; the app has had no answer, and says it again
+    await gateway.registry.unregister(BOB, PHONE)
+    await gateway.register()
+    gateway.pass_time(1)
+    go_on.set()
+    await late
+    assert await tokens_of(gateway, BOB) == {PHONE: hash_token("token")}
+    assert await token_documents(gateway) == {hash_token("token"): (BOB, PHONE, "token")}

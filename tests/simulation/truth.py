@@ -815,6 +815,17 @@ class Truth(Witness):
         others = sum(bool(found) for key, found in self._registrations.items() if key[0] == device[0])
         return token if others <= self.policy.max_devices else None
 
+    def logged_out_late(self, device: Key) -> bool:
+        """Whether a log-out that came before a registration was still under way when that began. It may take effect
+        last: nothing in the protocol says which of them its app said later."""
+        mine = self._registrations.get(device, [])
+        return any(
+            out.token is None and out.call.began < again.call.began <= out.call.ended
+            for out in mine
+            for again in mine
+            if again.token is not None
+        )
+
     def devices_of(self, client_id: ClientId) -> int:
         """How many devices an account has ever registered."""
         return sum(key[0] == client_id for key in self._registrations)

@@ -192,7 +192,12 @@ class World:
         self.phone(it).reinstall(same_id=it.b % 2 == 0)
 
     def log_out(self, it: Happening) -> None:
-        self.phone(it).log_out(ends_account=False)
+        """Now and then by mistake: the same account is back within moments."""
+        phone = self.phone(it)
+        account = phone.account
+        phone.log_out(ends_account=False)
+        if account is not None and it.b % 3 == 0:
+            self.scheduler.after(0.02 + 0.0002 * it.b, lambda: phone.log_in(account))
 
     def end_account(self, it: Happening) -> None:
         self.phone(it).log_out(ends_account=True)
