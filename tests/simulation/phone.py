@@ -88,8 +88,8 @@ class Phone:
 
     async def _app(self) -> None:
         account = self.account
-        calls = cast("Calls", SimulatedCalls(self.line, self._token))
-        client = Client(ADDRESS, self._token, self.device_id if account else None, client_id=account, calls=calls)
+        calls = cast("Calls", SimulatedCalls(self.line, lambda: self._token(account)))
+        client = Client(ADDRESS, "", self.device_id if account else None, client_id=account, calls=calls)
         device = Device(
             client,
             DiskStore(self),
@@ -126,10 +126,10 @@ class Phone:
     def _wall_s(self) -> float:
         return START_S + self._world.scheduler.now_s
 
-    async def _token(self) -> str:
+    async def _token(self, account: ClientId | None) -> str:
         if not self.line.online:
             raise ConnectionError("whoever issues tokens cannot be reached")
-        return issue_token(SECRET, self.account or "nobody", ttl_s=self._world.plan.setting.token_s, now=self._wall_s())
+        return issue_token(SECRET, account or "nobody", ttl_s=self._world.plan.setting.token_s, now=self._wall_s())
 
     # --- What the user does
 
@@ -180,11 +180,11 @@ class Phone:
         """The account leaves this phone, or ends."""
         if self.device is None or not self.runs or self.account is None:
             return
-        device, ending = self.device, ends_account
+        device, account, ending = self.device, self.account, ends_account
 
         async def leave() -> None:
             try:
-                token = await self._token()
+                token = await self._token(account)
             except ConnectionError:
                 return  # without one there is no log-out
             self.say("ends the account" if ending else "logs out")
