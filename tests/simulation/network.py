@@ -172,6 +172,8 @@ class Line:
         self.duplicate = 0.0
         self.slow = 0.0
         self.sockets: list[PhoneSocket] = []
+        self.late: set[str] = set()
+        """Requests that arrived when the app that sent them was gone: another may have said other things since."""
         self._wires: list[Wire] = []
 
     # --- Calls
@@ -391,6 +393,8 @@ class _Exchange:
                 if answers:
                     self.fail(httpx.ConnectError("refused"))
             else:
+                if self.loop.dead:
+                    self.line.late.add(f"{request.method} {request.path}")
                 process.loop.post(_serve, self.network, process, request, self if answers else None)
 
         self.carry(deliver)

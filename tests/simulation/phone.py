@@ -341,7 +341,9 @@ class Phone:
         rows, most = state.devices, self._world.plan.setting.policy.max_devices
         registered = record.registration is not None and not self._world.duplicates and not truth.left(self.account)
         alive = self.push_token not in self._world.providers.dead
-        alive = alive and not truth.logged_out_late((self.account, self.device_id))
+        late = truth.logged_out_late((self.account, self.device_id))
+        late = late or f"DELETE /v1/devices/{self.device_id}" in self.line.late
+        alive = alive and not late
         # A device too many takes the place of another.
         if registered and alive and truth.devices_of(self.account) <= most and self.device_id not in rows:
             broken("registration lost", f"{who}: {self.device_id} is not among {list(rows)}")

@@ -730,7 +730,9 @@ class Truth(Witness):
         told = (version, len(self._by_token.get(token, ())))
         before = self._told.get((token, client_id))
         self._told[token, client_id] = (*told, self._scheduler.now_s)
-        if before is not None and before[:2] == told and not self._skewed:
+        newest_s = max((registration.call.came_s for registration in self._by_token.get(token, ())), default=0.0)
+        fresh = newest_s + PUSHED_S > self._scheduler.now_s  # a push that was claimed before may still be under way
+        if before is not None and before[:2] == told and not (self._skewed or fresh):
             gap_s = self._scheduler.now_s - before[2]
             if gap_s < self.policy.remind_after_ms[0] / 2000:
                 self.broken("pushed again at once", f"{client_id}, {token}: after {gap_s:.1f} s")
