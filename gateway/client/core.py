@@ -225,9 +225,8 @@ class Core:
             case Download():
                 received = record.received.get(task.video_id)
                 return received is not None and received.listed and not received.here
-            case Register():
-                return record.registration is task.registration
             case _:
+                # A registration too, though another has been asked for: two under way could overtake each other.
                 return True
 
     def _wanted(self) -> Iterator[Task]:

@@ -323,7 +323,9 @@ class Device:
                 if (running := self._running.get(id(task))) is not None:
                     running.cancel()
             case Acknowledge(version):
-                self._start(action, self._acknowledge(version))
+                # While it could not be stored the account may have logged out, and then it never was.
+                if version <= self._client.version:
+                    self._start(action, self._acknowledge(version))
             case Sync():
                 pushes, self._pushes = self._pushes, []
                 self._start(action, self._carry(action, pushes))
@@ -384,7 +386,7 @@ class Device:
         return None
 
     async def _listen(self, task: Connect) -> None:
-        async with self._client.live(task.version) as live:
+        async with self._client.live(min(task.version, self._client.version)) as live:
             self._live = live
             renewing = asyncio.create_task(self._renew(live))
             try:

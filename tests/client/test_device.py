@@ -901,3 +901,28 @@ async def test_the_client_needs_httpx_orjson_and_websockets_and_nothing_of_the_s
         subprocess.run, command, capture_output=True, cwd=Path(__file__).parents[2], check=False
     )
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+async def test_what_could_not_be_stored_before_a_log_out_is_never_acknowledged(
+    alice: Phone, bob: Phone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_module, "REST_S", 0.005)
+    store = Reluctant()
+    bob.store = lambda: store
+
+    async def has_failed() -> bool:
+        return store.failures > 0
+
+    async with bob.open() as device:
+        await applied(device, bob.app)
+        await within(device.settled())
+        store.broken = True
+        video_id = await alice.app.send(bob.client_id, VIDEO)
+        await until(has_failed, "a packet could not be stored")
+        leaving = asyncio.create_task(device.log_out())
+        await asyncio.sleep(0)
+        store.broken = False
+        await within(leaving)
+        await within(device.settled())
+    listed = (await alice.app.packet())["outgoing"]
+    assert [entry["status"] for entry in listed if entry["video_id"] == video_id] == ["uploaded"]
