@@ -713,7 +713,11 @@ class SimulatedTransport(asyncio.Transport):
         if self._lost or self._eof or not data:
             return
         data = bytes(data)
-        for opcode, payload in self._frames.feed(data):
+        unanswered = not self._frames.answer
+        frames = self._frames.feed(data)
+        if unanswered and self._frames.answer.startswith(b"HTTP/1.1 101"):
+            self._witness.socket_opened(self._wire.number)
+        for opcode, payload in frames:
             if opcode == TEXT:
                 self._witness.frame_left(self._wire.number, payload)
             elif opcode == CLOSE:

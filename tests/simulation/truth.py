@@ -133,6 +133,7 @@ class _Socket:
     device_id: DeviceId
     asked_s: float
     version: int = -1
+    opened: bool = False
     closed: bool = False
     stalled: bool = False
     asked: dict[Any, list[_Said]] = field(default_factory=dict)
@@ -682,6 +683,10 @@ class Truth(Witness):
         if message["type"] == "result" and said is not None:
             self._judge(found.whose.client_id, said, [message])
 
+    def socket_opened(self, socket: int) -> None:
+        if (found := self._sockets.get(socket)) is not None:
+            found.opened = True
+
     def socket_closed(self, socket: int) -> None:
         self.events += 1
         if (found := self._sockets.get(socket)) is not None:
@@ -916,14 +921,15 @@ class Truth(Witness):
         for socket in self._sockets.values():
             client_id = socket.whose.client_id
             left_s = max(self._left_s.get((client_id, device), -1.0) for device in (socket.device_id, None))
-            if socket.version >= 0 and not socket.closed and socket.asked_s < left_s < self._scheduler.now_s - within_s:
+            if socket.opened and not socket.closed and socket.asked_s < left_s < self._scheduler.now_s - within_s:
                 self.broken("open after log-out", f"{client_id}, {socket.device_id} has logged out, and has a socket")
         newest_of = {(socket.whose.client_id, socket.device_id): socket for socket in self._sockets.values()}
         for socket in newest_of.values():  # the ones before are displaced, whoever knows that already
             newest = self.state(socket.whose.client_id).version
             if (
-                not (socket.closed or socket.stalled)
-                and 0 <= socket.version < newest  # until its first packet nobody knows whether it is opened or refused
+                socket.opened
+                and not (socket.closed or socket.stalled)
+                and socket.version < newest
                 and socket.asked_s + within_s < self._scheduler.now_s
             ):
                 text = f"{socket.device_id} has an open socket and version {socket.version}; the newest is {newest}"

@@ -63,6 +63,9 @@ class Witness:
     def socket_asked(self, socket: int, machine: str, token: str, query: dict[str, str]) -> None:
         """The request for a socket reached a process."""
 
+    def socket_opened(self, socket: int) -> None:
+        """The handshake was answered with 101."""
+
     def frame_came(self, socket: int, text: bytes) -> None:
         """A text frame reached the process."""
 
