@@ -588,6 +588,7 @@ class SimulatedBus:
         self._state = state
         self._connected = True
         self._connection = 0
+        self._sent: deque[Callable[[], None]] = deque()
         self._sent_s = 0.0
         self._brought_s = 0.0
         self._ticket = 0
@@ -676,9 +677,15 @@ class SimulatedBus:
             if connection == self._connection and self.loop.died_s >= left_s:
                 work()
 
-        when_s = self._state.serve(serve, self._sent_s if in_order else 0.0)
-        if in_order:
-            self._sent_s = when_s
+        if not in_order:
+            self._state.serve(serve)
+            return
+        # First in, first out, however a server that freezes again and again puts them off.
+        self._sent.append(serve)
+        self._sent_s = self._state.serve(self._serve_next, self._sent_s)
+
+    def _serve_next(self) -> None:
+        self._sent.popleft()()
 
     def bring(self, work: Callable[[], object], *, in_order: bool = True) -> None:
         """Have something done in the process, unless the connection breaks before."""
