@@ -32,7 +32,7 @@ class Calls:
 
     def __init__(self, address: str, token: Token, http: httpx.AsyncClient | None, call_s: float) -> None:
         self._address = address
-        self._bearer = Bearer(token)
+        self._bearer = Bearer(token, call_s)
         self._http = http or httpx.AsyncClient()
         self._owns_http = http is None
         self.call_s = call_s
@@ -143,10 +143,11 @@ class Calls:
 
 
 class Bearer:
-    """The token in use, and where the next one comes from."""
+    """The token in use, and where the next one comes from, which may take `within_s` seconds."""
 
-    def __init__(self, token: Token) -> None:
+    def __init__(self, token: Token, within_s: float) -> None:
         self._source = token
+        self._within_s = within_s
         self._renewing = asyncio.Lock()
         self._current: str | None = None
 
@@ -168,8 +169,10 @@ class Bearer:
             return self._current
 
     async def _get(self) -> str:
-        got = self._source() if callable(self._source) else self._source
-        token = await got if inspect.isawaitable(got) else got
+        with reaching():
+            async with asyncio.timeout(self._within_s):  # everybody waits for it
+                got = self._source() if callable(self._source) else self._source
+                token = await got if inspect.isawaitable(got) else got
         if not re.fullmatch(r"[!-~]+", token):
             # A header cannot carry it; what would refuse it otherwise repeats it in its message.
             raise ValueError("the token is empty, or has white space or control characters in it")

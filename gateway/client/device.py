@@ -344,6 +344,8 @@ class Device:
         except SocketClosed as closed:
             if isinstance(task, Connect):
                 self._core.closed(task, closed)
+            else:
+                self._core.failed(task, closed)
         except Exception as error:
             if not isinstance(error, GatewayError | OSError):
                 log.warning("a task failed", extra={"task": task.op[0], "error": type(error).__name__})

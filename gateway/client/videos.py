@@ -8,7 +8,7 @@ from gateway.client import transfers
 from gateway.client.client import Client
 from gateway.client.messages import Announced
 from gateway.client.transfers import Progress
-from gateway.transit.state import VideoId
+from gateway.transit.state import VideoId, valid_video_id
 
 
 class Videos(Protocol):
@@ -41,7 +41,10 @@ class VideoFolder:
         self._path = path
 
     def path(self, video_id: str) -> Path:
-        """Where a received video is, once it is ready."""
+        """Where a received video is, once it is ready. ValueError for what is no video's id: it must not lead out of
+        the folder, whoever made it up."""
+        if not valid_video_id(video_id):
+            raise ValueError("no video's id")
         return self._path / video_id
 
     async def measure(self, source: str) -> tuple[int, str]:

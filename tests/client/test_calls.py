@@ -113,3 +113,18 @@ async def test_neither_tokens_nor_signed_urls_are_shown_or_logged(
         assert bearer not in text
         assert query not in text
         assert "sig=" not in text.lower()
+
+
+async def test_whoever_issues_tokens_and_does_not_answer_holds_up_nobody_for_ever() -> None:
+    async def never() -> str:
+        await asyncio.Event().wait()
+        return ""
+
+    played = Played()
+    http = httpx.AsyncClient(transport=httpx.MockTransport(played))
+    client = Client(ADDRESS, never, "phone", http, call_s=0.05)
+    one, other = await within(asyncio.gather(client.poll(), client.poll(), return_exceptions=True), 2)
+    assert isinstance(one, GatewayError)
+    assert isinstance(other, GatewayError)
+    assert one.remedy is Remedy.RETRY
+    assert played.asked == []
