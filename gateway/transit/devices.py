@@ -184,7 +184,11 @@ def claim(state: ClientState, *, now: int, policy: Policy, at_once: bool = False
         alert = device.acked < video_news
         loud = alert and device.attempts == 0 and video_news == newest
         pushes.append(Push(device_id, device, alert, loud))
-        devices[device_id] = device._replace(next_at=now + _reminder_gap(device.attempts, policy))
+        devices[device_id] = device._replace(
+            next_at=now + _reminder_gap(device.attempts, policy),
+            # Not only once it is answered: fresh news in between must not send the next one at once.
+            background_at=device.background_at if alert else now,
+        )
     return (replace(state, devices=devices) if pushes else state), pushes
 
 

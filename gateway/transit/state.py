@@ -115,7 +115,7 @@ class Device(NamedTuple):
     `token_key`: which `token:` document holds its push token. `heard_at`: when it was last heard of, to within a week.
     `acked`: the version it acknowledged last, as far as that mattered. `attempts`: pushes that a provider accepted
     since the newest news. `failures`: tries since the last that was accepted. `next_at`: when to push next.
-    `background_at`: when the last background push was accepted.
+    `background_at`: when the last background push was sent.
     """
 
     platform: str

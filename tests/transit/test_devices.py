@@ -175,9 +175,12 @@ def test_a_status_alone_is_a_silent_push_once_and_at_most_every_half_hour() -> N
     assert devices.rescheduled(state, fresh=True, now=NOW, policy=POLICY).due is None
     state = devices.rescheduled(state, fresh=True, now=NOW, policy=STATUSES)
     assert state.due == NOW - 60_000 + BACKGROUND_SPACING_MS
-    state, push = claimed(state, state.due, STATUSES)
+    sent = state.due
+    state, push = claimed(state, sent, STATUSES)
     assert not push.alert
     assert not push.sound
+    under_way = devices.rescheduled(replace(state, status_news=NOW + 9), fresh=True, now=sent, policy=STATUSES)
+    assert under_way.devices[PHONE].background_at == sent
     state = devices.answered(state, push, NOW, now=NOW + 5, policy=STATUSES)
     assert state.due is None
     assert state.devices[PHONE].background_at == NOW + 5
