@@ -142,7 +142,7 @@ class Registry:
             return None
         async with self._changes.deadline():
             [document] = await self._changes.documents.load([TOKEN_PREFIX + key])
-        owner = decode_owner(document.body)
+            owner = decode_owner(document.body)
         return document if owner is not None and owner[:2] == (client_id, device_id) else None
 
 

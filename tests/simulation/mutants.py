@@ -214,7 +214,13 @@ MUTANTS = (
     Mutant(
         "a push is sent before it is claimed",
         "gateway/transit/devices.py",
-        "        devices[device_id] = device._replace(next_at=now + _reminder_gap(device.attempts, policy))\n",
+        "            next_at=now + _reminder_gap(device.attempts, policy),\n",
+        "",
+    ),
+    Mutant(
+        "silent pushes follow each other at once",
+        "gateway/transit/devices.py",
+        "            background_at=device.background_at if alert else now,\n",
         "",
     ),
     Mutant(

@@ -3,10 +3,9 @@
 import asyncio
 import hashlib
 import random
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from gateway.api.auth import issue_token
-from gateway.client.calls import Calls
 from gateway.client.client import Client
 from gateway.client.device import Device
 from gateway.client.failures import DownloadError
@@ -15,15 +14,14 @@ from gateway.client.record import Change, ReceivedStatus, Record
 from gateway.client.transfers import Progress
 from gateway.transit.state import ClientId, DeviceId, VideoId
 from push.sender import Wakeup
+from tests.simulation.calls import ADDRESS, SimulatedCalls
 from tests.simulation.loops import MachineLoop
-from tests.simulation.network import Line, SimulatedCalls
+from tests.simulation.network import Line
 from tests.simulation.process import SECRET, START_S
 from tests.simulation.screen import Screen
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
-
-ADDRESS = "https://gateway.test"
 
 
 class Disk:
@@ -88,7 +86,7 @@ class Phone:
 
     async def _app(self) -> None:
         account = self.account
-        calls = cast("Calls", SimulatedCalls(self.line, lambda: self._token(account)))
+        calls = SimulatedCalls(self.line, lambda: self._token(account))
         client = Client(ADDRESS, "", self.device_id if account else None, client_id=account, calls=calls)
         device = Device(
             client,

@@ -50,7 +50,8 @@ from push.console import ConsoleSender
 from push.sender import Platform
 from tests.simulation.backends import BusState, DocumentsState, ObjectsState, ProviderState
 from tests.simulation.loops import MachineLoop, Scheduler
-from tests.simulation.network import Network, Wire, _Call
+from tests.simulation.network import Network, _Call
+from tests.simulation.sockets import Wire
 from tests.simulation.witness import Witness
 
 START_S = 1_750_000_000

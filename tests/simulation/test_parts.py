@@ -28,9 +28,11 @@ from tests.simulation.backends import (
     SimulatedBus,
     at_once,
 )
+from tests.simulation.calls import SimulatedCalls
 from tests.simulation.loops import MachineLoop, Scheduler, dispose, quiet
-from tests.simulation.network import Answer, Line, Network, PhoneSocket, SimulatedCalls
+from tests.simulation.network import Answer, Line, Network
 from tests.simulation.process import START_S, Backends, Config, Process, errors_noted, scaled, steady, token
+from tests.simulation.sockets import PhoneSocket
 from tests.simulation.truth import Truth
 from tests.simulation.witness import Witness
 

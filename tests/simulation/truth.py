@@ -45,6 +45,9 @@ from tests.simulation.witness import Line, Witness
 
 RANK = {"uploaded": 0, "notified": 1, "downloaded": 2, "viewed": 3, "expired": 3}
 NEVER = 1 << 62
+SILENT_S = 10.0
+"""Less than the time between silent pushes in a story, by as much as the first may have been under way."""
+
 PUSHED_S = 45.0
 """How long a push may be under way: a call and a provider, each within its deadline."""
 
@@ -186,6 +189,7 @@ class Truth(Witness):
         self._token_of: dict[str, str] = {}
         self._owned_s: dict[str, float] = {}
         self._left_s: dict[tuple[ClientId, DeviceId | None], float] = {}
+        self._silent_s: dict[tuple[str, ClientId], float] = {}
         self._told: dict[tuple[str, ClientId], tuple[int, int, float]] = {}
         self._packets: dict[tuple[ClientId, int], bytes] = {}
         self._seen: dict[bytes, _Seen] = {}
@@ -726,6 +730,8 @@ class Truth(Witness):
             self._pushed[key] = max(self._pushed[key], wakeup.version)
             self._pushed_to[client_id] = max(self._pushed_to[client_id], wakeup.version)
             self._check_spacing(wakeup.token, client_id, wakeup.version)
+            if wakeup.alert is None:
+                self._check_background(wakeup.token, client_id)
         elif isinstance(outcome, TokenDead):
             self._told_dead.add(wakeup.token)
 
@@ -741,6 +747,15 @@ class Truth(Witness):
             gap_s = self._scheduler.now_s - before[2]
             if gap_s < self.policy.remind_after_ms[0] / 2000:
                 self.broken("pushed again at once", f"{client_id}, {token}: after {gap_s:.1f} s")
+
+    def _check_background(self, token: str, client_id: ClientId) -> None:
+        """Silent pushes are rare, whatever changes in between: Apple's rule, in the time that stories have for it."""
+        now_s = self._scheduler.now_s
+        before_s = self._silent_s.get((token, client_id))
+        self._silent_s[token, client_id] = now_s
+        newest_s = max((registration.call.came_s for registration in self._by_token.get(token, ())), default=0.0)
+        if before_s is not None and now_s < before_s + SILENT_S and newest_s < before_s and not self._skewed:
+            self.broken("silent pushes at once", f"{client_id}, {token}: after {now_s - before_s:.1f} s")
 
     def _same_packet(self, client_id: ClientId, body: bytes) -> _Seen | None:
         """There is one packet of one version of one client, and it names no video of others."""
