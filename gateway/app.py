@@ -42,6 +42,7 @@ from gateway.metrics import Metrics
 from gateway.parsers import PushContent
 from gateway.registry import Registry
 from gateway.removals import Removals
+from gateway.senders import open_senders
 from gateway.server import SPARE, Server
 from gateway.service import Service, UploadLimits
 from gateway.sweep import Sweep
@@ -63,6 +64,9 @@ MOST_RETRY_MS = 5_000
 CALLS_PART, CANCEL_PART = 0.8, 0.9
 """The parts of `DRAIN_S` after which connections are cut off, and calls that do not end by that are cancelled; the rest
 is for closing what they used."""
+
+FINISH_PART = 0.05
+"""So much of that rest is left to pushes that are still under way: what is written down of them is not sent again."""
 
 LEAST_STOP_S = 2.0
 """So long a process that is told to stop may take whatever `DRAIN_S` says."""
@@ -114,12 +118,15 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         stack.push_async_callback(bus.close)
         console = ConsoleSender()
         stack.push_async_callback(console.close)
+        senders = open_senders(settings, console)
+        for sender in senders.values():
+            stack.push_async_callback(sender.close)
         gateway = wired(
             settings,
             documents=documents,
             objects=objects,
             bus=bus,
-            senders=dict.fromkeys(Platform, console),
+            senders=senders,
             console=console,
             monotonic=asyncio.get_running_loop().time,
         )
@@ -164,6 +171,7 @@ def wired(
         senders=senders,
         options=PushOptions(with_packet=settings.push_content is PushContent.PACKET),
         metrics=metrics,
+        monotonic=monotonic,
     )
     bus.on_kick(wakeups.kick)
     wheel = Wheel(monotonic)
@@ -211,20 +219,24 @@ async def running(gateway: Gateway, settings: Settings, *, worker: bool) -> Asyn
     if worker:
         loops.append(("wakeups", gateway.wakeups.run))
         loops.append(("sweep", lambda: gateway.sweep.run(settings.sweep_s)))
-    tasks = [asyncio.create_task(_forever(name, loop), name=name) for name, loop in loops]
+    tasks = {name: asyncio.create_task(_forever(name, loop), name=name) for name, loop in loops}
     try:
         yield
     finally:
-        for task in tasks:
+        if worker:
+            gateway.wakeups.stop()
+            await asyncio.wait([tasks["wakeups"]], timeout=_stop_s(settings) * FINISH_PART)
+        for task in tasks.values():
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*tasks.values(), return_exceptions=True)
 
 
 async def _forever(name: str, loop: Callable[[], Awaitable[None]]) -> None:
-    """Run a loop whatever it meets: a fault of ours in one of them must not end the process's calls."""
+    """Run a loop until it ends, whatever it meets: a fault of ours in one must not end the process's calls."""
     while True:
         try:
             await loop()
+            return
         except Exception:
             log.exception("a loop in the background failed, and goes on", extra={"loop": name})
             await asyncio.sleep(RESTART_PAUSE_S)
@@ -243,6 +255,7 @@ def server_of(gateway: Gateway, settings: Settings, started: Callable[[int], Non
 
     async def drain() -> None:
         gateway.readiness.serving = False
+        gateway.wakeups.stop()
         gateway.hub.close()
         await gateway.console.close()
         await gateway.hub.drain(drain_s, most_retry_ms=MOST_RETRY_MS)
@@ -281,16 +294,16 @@ def _room_for(connections: int) -> int:
 
 
 @contextlib.contextmanager
-def _stopped_by_signals(server: Server, last_resort: "LastResort") -> Iterator[None]:
-    """SIGINT and SIGTERM end `server` in peace; a second SIGINT ends it at once."""
+def _stopped_by_signals(stop: Callable[[int], None], last_resort: "LastResort") -> Iterator[None]:
+    """`stop` is called with each SIGINT and SIGTERM."""
 
-    def stop(number: int) -> None:
+    def stopped(number: int) -> None:
         last_resort.arm()
-        server.handle_exit(number, None)
+        stop(number)
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop, number)
+        loop.add_signal_handler(number, stopped, number)
     try:
         yield
     finally:
@@ -340,9 +353,32 @@ def serve(settings: Settings, *, worker: bool) -> int:
 async def _serve(settings: Settings, last_resort: LastResort, *, worker: bool) -> int:
     async with open_gateway(settings) as gateway, running(gateway, settings, worker=worker):
         server = server_of(gateway, settings, lambda port: _greet(settings, port, worker=worker))
-        with _stopped_by_signals(server, last_resort):
+        # A second SIGINT ends it at once.
+        with _stopped_by_signals(lambda number: server.handle_exit(number, None), last_resort):
             await server.run_here()
     return 0
+
+
+def work(settings: Settings) -> int:
+    """Send wakeups and sweep until told to stop; the program's exit code."""
+    last_resort = LastResort(_stop_s(settings))
+    uvloop.run(_work(settings, last_resort))
+    last_resort.disarm()
+    return 0
+
+
+async def _work(settings: Settings, last_resort: LastResort) -> None:
+    stopped = asyncio.Event()
+    if settings.bus_is_in_process:
+        log.warning(
+            "the bus reaches only its own process: devices are woken when they are due, not at once, and open sockets "
+            "are told minutes later; `gateway serve` has the worker inside",
+            extra={"bus": settings.bus_url},
+        )
+    with _stopped_by_signals(lambda _: stopped.set(), last_resort):
+        async with open_gateway(settings) as gateway, running(gateway, settings, worker=True):
+            log.info("working")
+            await stopped.wait()
 
 
 def _greet(settings: Settings, port: int, *, worker: bool) -> None:

@@ -14,7 +14,7 @@ from functools import partial
 from types import TracebackType
 
 from gateway import packet
-from gateway.bus.bus import Bus, Publication
+from gateway.bus.bus import Bus, Kick, Publication
 from gateway.errors import Unavailable
 from gateway.metrics import Metrics
 from gateway.removals import Removals
@@ -263,7 +263,7 @@ class Changes:
         )
         for state, heard in zip(changed, listeners, strict=False):
             if heard == 0 and devices.wakes_soon(state, self.now(), self.policy):
-                await self._bus.kick(state.client_id)
+                await self._bus.kick(Kick(state.client_id))
 
 
 def _document(loaded: Document, state: ClientState) -> Document:

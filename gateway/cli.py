@@ -106,11 +106,12 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 def _worker(_arguments: argparse.Namespace) -> int:
     settings = _settings()
-    sentence = (
-        f"GATEWAY_BUS_URL is {settings.bus_url}, which reaches only its own process, so a worker of its own would hear "
-        "of nothing: run `gateway serve`, which has the worker inside."
-    )
-    raise ConfigError([sentence])
+    _prepare(settings)
+
+    from gateway import app, log
+
+    log.configure(settings.log_format, settings.log_level)
+    return app.work(settings)
 
 
 def _sweep(arguments: argparse.Namespace) -> int:

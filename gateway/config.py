@@ -169,6 +169,20 @@ class Settings:
     push_on: frozenset[str] = _setting(
         parsers.push_on, "video", "What wakes a device: video, or video,status for status changes too."
     )
+    apns_key_file: Path | None = _setting(parsers.file, None, "Apple's .p8 key, which signs for pushes through APNs.")
+    apns_key_id: str | None = _setting(parsers.apple_id, None, "The ID of that key.")
+    apns_team_id: str | None = _setting(parsers.apple_id, None, "The ID of the team that has it.")
+    apns_cert_file: Path | None = _setting(
+        parsers.file, None, "A certificate and its private key in PEM, instead of a key."
+    )
+    apns_topic: str | None = _setting(parsers.topic, None, "The app's bundle ID; a certificate names it itself.")
+    apns_endpoint: str | None = _setting(parsers.provider_url, None, "Instead of Apple's hosts: a simulator.")
+    apns_ca_file: Path | None = _setting(parsers.file, None, "The certificate authority of that, in PEM.")
+    fcm_credentials_file: Path | None = _setting(
+        parsers.file, None, "The JSON key of the service account that sends through FCM."
+    )
+    fcm_endpoint: str | None = _setting(parsers.provider_url, None, "Instead of Google's host: a simulator.")
+    fcm_ca_file: Path | None = _setting(parsers.file, None, "The certificate authority of that, in PEM.")
     cors_origins: tuple[str, ...] = _setting(
         parsers.origins, "", "The web origins that may call the gateway, separated by commas, or *.", bare=True
     )
@@ -265,7 +279,18 @@ def _unknown(ours: Mapping[str, str]) -> Iterator[str]:
 
 def _contradictions(values: Mapping[str, Any], named: Collection[str]) -> Iterator[str]:
     """What no value shows alone. A rule about a value that is wrong itself is left out."""
-    for rule in (_one_key, _made_up_secret, _in_process_bus, _upload_and_video, _viewed_and_ended, _ping_and_pong):
+    rules = (
+        _one_key,
+        _made_up_secret,
+        _in_process_bus,
+        _upload_and_video,
+        _viewed_and_ended,
+        _ping_and_pong,
+        _apns_key,
+        _apns_credentials,
+        _fcm_credentials,
+    )
+    for rule in rules:
         with suppress(KeyError):
             yield from rule(values, named)
 
@@ -303,3 +328,30 @@ def _viewed_and_ended(values: Mapping[str, Any], _named: Collection[str]) -> Ite
 def _ping_and_pong(values: Mapping[str, Any], _named: Collection[str]) -> Iterator[str]:
     if values["pong_s"] > values["ping_s"]:
         yield "GATEWAY_PONG_S must not be above GATEWAY_PING_S: a ping would go out before the one before was given up."
+
+
+def _apns_key(_values: Mapping[str, Any], named: Collection[str]) -> Iterator[str]:
+    if "APNS_KEY_FILE" in named:
+        for name in ("APNS_KEY_ID", "APNS_TEAM_ID", "APNS_TOPIC"):
+            if name not in named:
+                yield f"GATEWAY_APNS_KEY_FILE needs GATEWAY_{name}: set it too."
+        if "APNS_CERT_FILE" in named:
+            yield "GATEWAY_APNS_KEY_FILE and GATEWAY_APNS_CERT_FILE are set: set only one of them."
+        return
+    for name in ("APNS_KEY_ID", "APNS_TEAM_ID"):
+        if name in named:
+            yield f"GATEWAY_{name} means nothing without GATEWAY_APNS_KEY_FILE: set that, or leave it out."
+
+
+def _apns_credentials(_values: Mapping[str, Any], named: Collection[str]) -> Iterator[str]:
+    if "APNS_KEY_FILE" not in named and "APNS_CERT_FILE" not in named:
+        for name in ("APNS_TOPIC", "APNS_ENDPOINT", "APNS_CA_FILE"):
+            if name in named:
+                yield f"GATEWAY_{name} means nothing without GATEWAY_APNS_KEY_FILE or GATEWAY_APNS_CERT_FILE: set one."
+
+
+def _fcm_credentials(_values: Mapping[str, Any], named: Collection[str]) -> Iterator[str]:
+    if "FCM_CREDENTIALS_FILE" not in named:
+        for name in ("FCM_ENDPOINT", "FCM_CA_FILE"):
+            if name in named:
+                yield f"GATEWAY_{name} means nothing without GATEWAY_FCM_CREDENTIALS_FILE: set it."

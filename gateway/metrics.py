@@ -64,7 +64,32 @@ class Metrics:
         self.downloaded_bytes = Counter(
             "gateway_downloaded_bytes", "Bytes of videos given out by this process", registry=r
         )
-        self.pushes = Counter("gateway_pushes", "Wakeups sent, by outcome", ["platform", "outcome"], registry=r)
+        self.wakeups_due = Counter(
+            "gateway_wakeups_due", "Devices that were behind when their time had come", ["platform"], registry=r
+        )
+        self.wakeups_held = Counter(
+            "gateway_wakeups_held", "Those that were put off: their provider takes nothing", ["platform"], registry=r
+        )
+        self.pushes = Counter("gateway_pushes", "Pushes sent, by outcome", ["platform", "outcome"], registry=r)
+        self.push_seconds = Histogram(
+            "gateway_push_seconds", "Time a provider took over a push", ["platform"], buckets=_SECONDS, registry=r
+        )
+        self.wakeup_seconds = Histogram(
+            "gateway_wakeup_seconds",
+            "Time from news to its first push being accepted",
+            ["platform"],
+            buckets=(*_SECONDS, 30, 60, 300, 1800, 3600),
+            registry=r,
+        )
+        self.push_breaker_open = Gauge(
+            "gateway_push_breaker_open", "1 while a provider that fails is left alone", ["platform"], registry=r
+        )
+        self.tokens_removed = Counter(
+            "gateway_tokens_removed", "Push tokens removed: dead, their provider said", ["platform"], registry=r
+        )
+        self.tokens_kept = Counter(
+            "gateway_tokens_kept", "Dead push tokens kept since too many were at once", ["platform"], registry=r
+        )
         self.due_age_seconds = Gauge("gateway_due_age_seconds", "How long the oldest due client has waited", registry=r)
         self.worker_failures = Counter("gateway_worker_failures", "Due clients that could not be handled", registry=r)
         self.swept = Counter("gateway_swept", "What the sweep found, by what it did about it", ["action"], registry=r)

@@ -169,6 +169,25 @@ def jwks_url(text: str) -> str:
     return text
 
 
+def provider_url(text: str) -> str:
+    url = _web_url(text)
+    if not url or url.scheme != "https" or "?" in text or url.path not in {"", "/"}:
+        raise ValueError("must be an https URL without user, path, query and fragment")
+    return text.rstrip("/")
+
+
+def apple_id(text: str) -> str:
+    if not re.fullmatch(r"[A-Z0-9]{10}", text):
+        raise ValueError("must be ten capital letters and digits, as Apple gave it out")
+    return text
+
+
+def topic(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9.-]{1,255}", text):
+        raise ValueError("must be the app's bundle ID, as in org.example.app")
+    return text
+
+
 def origins(text: str) -> tuple[str, ...]:
     origins = tuple(part.lower() for part in _split(text))
     urls = [_web_url(origin) for origin in origins]
@@ -198,6 +217,15 @@ def folder(text: str) -> Path:
     if not text.isprintable():
         raise ValueError("must be the path of a folder, in printable characters")
     return Path(text)
+
+
+def file(text: str) -> Path:
+    path = Path(text)
+    try:
+        with path.open("rb"):
+            return path
+    except (OSError, ValueError) as error:
+        raise ValueError("must be the path of a file that can be read") from error
 
 
 def store_url(known: Sequence[str], text: str) -> str:

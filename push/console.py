@@ -11,7 +11,7 @@ from weakref import WeakSet
 
 import orjson
 
-from push.sender import MAX_PAYLOAD_BYTES, Accepted, Alert, Outcome, Wakeup
+from push.sender import Accepted, Alert, Content, Outcome, Wakeup, carried
 
 MOST_WAITING = 64
 """Pushes that may wait for a listener that does not read; the oldest goes first, as collapsing would have it."""
@@ -32,7 +32,7 @@ class ConsoleSender:
 
     async def send(self, wakeup: Wakeup) -> Outcome:
         self._show(describe(wakeup))
-        body = payload(wakeup)
+        body = payload(wakeup.content)
         for listening in self._listeners:
             if listening.token == wakeup.token:
                 listening.put(body)
@@ -79,9 +79,10 @@ class Listening:
 
 def describe(wakeup: Wakeup) -> str:
     """What a push looks like on the phone, in a line."""
-    what = f"a packet of {len(wakeup.packet)} bytes" if wakeup.packet is not None else "no packet"
-    carries = f"version {wakeup.version}, {what}"
-    return f"[push] {wakeup.platform} to {wakeup.collapse_id}: {_shown(wakeup.alert)} ({carries})"
+    content = wakeup.content
+    what = f"a packet of {len(content.packet)} bytes" if content.packet is not None else "no packet"
+    carries = f"version {content.version}, {what}"
+    return f"[push] {wakeup.platform} to {wakeup.collapse_id}: {_shown(content.alert)} ({carries})"
 
 
 def _shown(alert: Alert | None) -> str:
@@ -91,22 +92,15 @@ def _shown(alert: Alert | None) -> str:
     return f"{alert.loc_key} {', '.join(alert.loc_args)}, badge {alert.badge}, {sound}"
 
 
-def payload(wakeup: Wakeup) -> bytes:
+def payload(content: Content) -> bytes:
     """What the app on the phone is handed: `version` as a decimal string, the packet as a JSON string where the whole
     is not more than providers carry, the alert."""
-    if wakeup.packet is not None:
-        whole = _payload(wakeup, {"version": str(wakeup.version), "packet": wakeup.packet.decode()})
-        if len(whole) <= MAX_PAYLOAD_BYTES:
-            return whole
-    return _payload(wakeup, {"version": str(wakeup.version)})
-
-
-def _payload(wakeup: Wakeup, body: dict[str, object]) -> bytes:
-    if (alert := wakeup.alert) is not None:
-        body["alert"] = {
-            "loc-key": alert.loc_key,
-            "loc-args": alert.loc_args,
-            "badge": alert.badge,
-            "sound": alert.sound,
+    alert: dict[str, object] = {}
+    if (shown := content.alert) is not None:
+        alert["alert"] = {
+            "loc-key": shown.loc_key,
+            "loc-args": shown.loc_args,
+            "badge": shown.badge,
+            "sound": shown.sound,
         }
-    return orjson.dumps(body)
+    return orjson.dumps(carried(content, lambda data: orjson.dumps(data | alert)) | alert)

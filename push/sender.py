@@ -3,6 +3,7 @@
 A sender knows nothing of videos. A provider's "no" is a value; so is its silence.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -37,12 +38,23 @@ class Alert:
 
 
 @dataclass(frozen=True, slots=True)
+class Content:
+    """What a push says: the same for all of a client's devices that are told it, so a payload is made once of it.
+
+    `packet`: JSON to carry whole where it fits, or None to carry only `version`. `alert`: None for a background push.
+    """
+
+    version: int
+    packet: bytes | None = field(repr=False)
+    alert: Alert | None
+
+
+@dataclass(frozen=True, slots=True)
 class Wakeup:
     """One push to one device.
 
     `id`: a UUID, the same for every try of one wakeup. `collapse_id`: at most 64 bytes; a newer push with the same one
-    replaces the older. `packet`: JSON to carry whole where it fits, or None to carry only `version`. `alert`: None for
-    a background push. `expires_at`: ms since the epoch; the provider drops it then.
+    replaces the older. `expires_at`: ms since the epoch; the provider drops it then.
     """
 
     id: str
@@ -50,9 +62,7 @@ class Wakeup:
     environment: Environment
     token: str = field(repr=False)
     collapse_id: str
-    version: int
-    packet: bytes | None = field(repr=False)
-    alert: Alert | None
+    content: Content
     expires_at: int
 
 
@@ -63,27 +73,46 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class TokenDead:
-    """No app has this token any more; `since` (ms) where the provider says since when."""
+    """No app has this token any more; `since` (ms) where the provider says since when.
+
+    `doubtful`: too many are said to be dead at once, so this is not to be believed yet.
+    """
 
     since: int | None = None
+    doubtful: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Not now: try again, after `after_ms` where the provider asks for that. `reason` is for the log."""
+    """Not now: try again, after `after_ms` where the provider asks for that. `reason` is for the log.
+
+    `outage`: it would take nobody's push now, be that its fault, the network's or the configuration's.
+    """
 
     reason: str
     after_ms: int | None = None
+    outage: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """Never like this: the payload or the configuration is wrong. `reason` is for the operator."""
+    """Never like this, to this device: the push or its token is wrong. `reason` is for the operator."""
 
     reason: str
 
 
 Outcome = Accepted | TokenDead | Retry | Rejected
+
+
+def carried(content: Content, encode: Callable[[dict[str, str]], bytes]) -> dict[str, str]:
+    """The data of a push: `version` as a decimal string, and the packet as a string where what `encode` makes of it all
+    stays within `MAX_PAYLOAD_BYTES`."""
+    data = {"version": str(content.version)}
+    if content.packet is not None:
+        whole = data | {"packet": content.packet.decode()}
+        if len(encode(whole)) <= MAX_PAYLOAD_BYTES:
+            return whole
+    return data
 
 
 class Sender(Protocol):

@@ -40,6 +40,11 @@ class App:
         self.do(settings)
         return 7
 
+    def work(self, settings: Settings) -> int:
+        self.settings.append(settings)
+        self.do(settings)
+        return 7
+
     def sweep(self, settings: Settings, *, full: bool) -> str:
         self.settings.append(settings)
         self.full = full
@@ -199,10 +204,10 @@ def test_a_keyboard_interrupt_ends_quietly(app: App, output: Output) -> None:
     assert output.readouterr().err == ""
 
 
-def test_a_worker_of_its_own_is_refused_with_the_reason(output: Output) -> None:
-    errors = refused(output, "worker")
-    assert "GATEWAY_BUS_URL is memory:" in errors
-    assert "gateway serve" in errors
+def test_worker_works_with_the_settings_of_the_environment(app: App, tmp_path: Path) -> None:
+    assert main(["worker"]) == 7
+    assert app.settings[0].data_dir == tmp_path / "data"
+    assert (tmp_path / "data").is_dir()
 
 
 def test_sweep_prints_its_report(app: App, output: Output) -> None:

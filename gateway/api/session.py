@@ -81,6 +81,7 @@ class Session:
         "_asks",
         "_connection",
         "_desk",
+        "_ended",
         "_identity",
         "_leaving",
         "_malformed",
@@ -105,6 +106,7 @@ class Session:
         self._asks = False
         self._malformed = 0
         self._leaving: bytes | None = None
+        self._ended: int | None = None
         self._opened_s = 0.0
 
     @property
@@ -183,6 +185,8 @@ class Session:
         self._desk.metrics.sockets_closed.labels(_label(code)).inc()
         seconds = round(self._desk.clock() - self._opened_s, 3)
         log.info("a socket ended", extra={**self._names(), "code": code, "seconds": seconds})
+        self._ended = code
+        self._wake_when_idle()
 
     # --- What is asked
 
@@ -216,6 +220,7 @@ class Session:
         finally:
             self._working = False
             self._leave_when_idle()
+            self._wake_when_idle()
 
     async def _look_after(self, waiting: list[StatusMessage | TokenMessage]) -> None:
         """Statuses in a row together, a token by itself."""
@@ -270,9 +275,20 @@ class Session:
         if self._leaving is not None and not self._working:
             self._connection.close(CloseCode.RESTART, self._leaving.decode())
 
+    def _wake_when_idle(self) -> None:
+        """The socket has ended, and what was said over it is written down: if there was news that the device did not
+        acknowledge, it is woken without waiting for that."""
+        told = not self._asks or self._acked >= self.version
+        if self._ended in {None, *_STAYS} or self._working or told:
+            return
+        self._desk.start(self._desk.hub.lost(self.client_id, self.device_id))
+
     def _names(self) -> dict[str, object]:
         return {"client_id": self.client_id, "device_id": self.device_id}
 
+
+_STAYS = frozenset({CloseCode.DISPLACED, CloseCode.RESTART})
+"""Close codes of devices that are connected elsewhere, or will be in a moment."""
 
 _KNOWN = frozenset(map(int, CloseCode))
 

@@ -53,6 +53,14 @@ class Dismissal(NamedTuple):
     rank: int = 0
 
 
+class Kick(NamedTuple):
+    """Devices of a client that are certainly not connected, to be woken at once if they are behind: one, or (None) all
+    of them."""
+
+    client_id: ClientId
+    device_id: DeviceId | None = None
+
+
 class Listener(Protocol):
     """A process's connections. Called in the event loop with all that arrives; must not block or raise."""
 
@@ -92,11 +100,11 @@ class Bus(Protocol):
         """`listener` need hear no more; nothing happens where it was not subscribed."""
         ...
 
-    async def kick(self, client_id: ClientId) -> None:
-        """Tell a worker, any one, that this client's devices are to be woken at once. May be lost."""
+    async def kick(self, kick: Kick) -> None:
+        """Tell a worker, any one. May be lost; never raises for a bus that is down."""
         ...
 
-    def on_kick(self, listener: Callable[[ClientId], None]) -> None:
+    def on_kick(self, listener: Callable[[Kick], None]) -> None:
         """`listener` is called in the event loop for every kick that reaches this process."""
         ...
 

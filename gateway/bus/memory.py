@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from gateway.bus.bus import Dismissal, Listener, Publication
+from gateway.bus.bus import Dismissal, Kick, Listener, Publication
 from gateway.transit.state import ClientId
 
 
@@ -11,7 +11,7 @@ class MemoryBus:
 
     def __init__(self) -> None:
         self._listeners: dict[ClientId, tuple[Listener, ...]] = {}
-        self._kicked: list[Callable[[ClientId], None]] = []
+        self._kicked: list[Callable[[Kick], None]] = []
 
     async def publish(self, publications: Sequence[Publication]) -> list[int]:
         return [
@@ -35,11 +35,11 @@ class MemoryBus:
         else:
             self._listeners.pop(client_id, None)
 
-    async def kick(self, client_id: ClientId) -> None:
+    async def kick(self, kick: Kick) -> None:
         for listener in self._kicked:
-            listener(client_id)
+            listener(kick)
 
-    def on_kick(self, listener: Callable[[ClientId], None]) -> None:
+    def on_kick(self, listener: Callable[[Kick], None]) -> None:
         self._kicked.append(listener)
 
     async def close(self) -> None:

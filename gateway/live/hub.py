@@ -10,7 +10,7 @@ from functools import partial
 from typing import Protocol
 
 from gateway import packet
-from gateway.bus.bus import Bus, Cause, Dismissal, Publication
+from gateway.bus.bus import Bus, Cause, Dismissal, Kick, Publication
 from gateway.changes import Changes
 from gateway.errors import GatewayError, RateLimited, Unavailable
 from gateway.live.frames import text_frame
@@ -204,6 +204,12 @@ class Hub:
     async def log_out(self, client_id: ClientId, device_id: DeviceId | None = None) -> None:
         """A device has logged out, or, where none is named, the client has ended: its connections end, wherever."""
         await self._bus.dismiss(Dismissal(client_id, device_id, Cause.LOGGED_OUT))
+
+    async def lost(self, client_id: ClientId, device_id: DeviceId) -> None:
+        """A device's socket has ended before it acknowledged the news: have it woken, unless another is open here."""
+        audience = self._audiences.get(client_id)
+        if not self._closing and not (audience and any(one.device_id == device_id for one in audience.sockets)):
+            await self._bus.kick(Kick(client_id, device_id))
 
     # --- Polls that are held
 

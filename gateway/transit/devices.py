@@ -5,19 +5,22 @@ the policy says so, a new status of an outgoing one. Whoever is not registered i
 invariant: a device has a time to be woken (`next_at`) only while it is behind.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import NamedTuple
 
 from gateway.transit.policy import (
     BACKGROUND_SPACING_MS,
     HEARD_STEP_MS,
-    HOUR_MS,
+    LEASE_MS,
     RETRY_FIRST_MS,
     RETRY_MOST_MS,
     Policy,
 )
 from gateway.transit.state import ClientId, ClientState, Device, DeviceId, Status
+
+NEVER = 1 << 62
 
 
 class Waiting(NamedTuple):
@@ -146,14 +149,14 @@ def rescheduled(state: ClientState, *, fresh: bool, now: int, policy: Policy) ->
 def _reschedule(device: Device, newest: int, video_news: int, *, fresh: bool, now: int, policy: Policy) -> Device:
     if device.acked >= newest:
         return device._replace(attempts=0, failures=0, next_at=0)
-    if not fresh:
-        return device
-    due = now + policy.ack_grace_ms
-    if device.acked >= video_news:
+    due = device.next_at
+    if fresh:
+        device = device._replace(attempts=0)
+        if not device.failures:  # else it waits as long as the provider or the pause between tries has it wait
+            due = min(due or NEVER, now + policy.ack_grace_ms)  # a stream of news must not put it off for ever
+    if due and device.acked >= video_news:
         due = max(due, device.background_at + BACKGROUND_SPACING_MS)
-    if device.next_at:
-        due = min(due, device.next_at)  # a stream of news must not put the first push off for ever
-    return device._replace(attempts=0, failures=0, next_at=due)
+    return device._replace(next_at=due)
 
 
 # --- What the worker does ---------------------------------------------------------------------------------------------
@@ -168,79 +171,99 @@ class Push(NamedTuple):
     sound: bool
 
 
-def claim(state: ClientState, *, now: int, policy: Policy, at_once: bool = False) -> tuple[ClientState, list[Push]]:
-    """The devices to push to now, and the state in which their next time is already the next reminder.
+def claim(
+    state: ClientState,
+    *,
+    now: int,
+    policy: Policy,
+    absent: Container[DeviceId] = (),
+    pauses: Mapping[str, int] = MappingProxyType({}),
+) -> tuple[ClientState, list[Push]]:
+    """The devices to push to now, and the state in which nobody else does for as long as that may take.
 
-    Whoever commits that state sends; if it dies before it did, the reminder does. `at_once`: nobody is connected, so
-    nobody's acknowledgement is waited for.
+    Whoever commits that state sends. If it dies before it has written down what came of it, the device is due again
+    after `LEASE_MS`. `absent`: devices that are certainly not connected, whose acknowledgement is not waited for.
+    `pauses`: how long (ms) a platform takes nothing; its devices are put off by that.
     """
-    horizon = now + policy.ack_grace_ms if at_once else now
     video_news = waiting(state).newest_version
     newest = news(state, policy)
     devices, pushes = dict(state.devices), []
     for device_id, device in state.devices.items():
-        if not 0 < device.next_at <= horizon:
+        if not 0 < device.next_at <= now + (policy.ack_grace_ms if device_id in absent else 0):
+            continue
+        if pause_ms := pauses.get(device.platform, 0):
+            devices[device_id] = device._replace(next_at=now + pause_ms)
             continue
         alert = device.acked < video_news
         loud = alert and device.attempts == 0 and video_news == newest
         pushes.append(Push(device_id, device, alert, loud))
         devices[device_id] = device._replace(
-            next_at=now + _reminder_gap(device.attempts, policy),
+            next_at=now + LEASE_MS,
             # Not only once it is answered: fresh news in between must not send the next one at once.
             background_at=device.background_at if alert else now,
         )
-    return (replace(state, devices=devices) if pushes else state), pushes
+    return (state if devices == state.devices else replace(state, devices=devices)), pushes
 
 
-def answered(state: ClientState, push: Push, carried: int, *, now: int, policy: Policy) -> ClientState:
-    """The provider took the push, which told of version `carried`, or will never take it: the try counts, unless newer
-    news has come since."""
-    known = state.devices.get(push.device_id)
-    if known is None or known.token_key != push.device.token_key:
+def accepted(state: ClientState, push: Push, carried: int, *, now: int, policy: Policy) -> ClientState:
+    """The provider took the push, which told of version `carried`: a reminder is next, unless newer news has come."""
+    known = _still(state, push)
+    if known is None:
         return state
-    if not push.alert:
-        known = known._replace(background_at=now)
+    known = known._replace(failures=0)
     if known.next_at and news(state, policy) <= carried:
-        last = not push.alert or known.attempts >= len(policy.remind_after_ms)
-        known = known._replace(attempts=known.attempts + 1, failures=0, next_at=0 if last else known.next_at)
+        gap_ms = _reminder_gap(known.attempts, policy) if push.alert else None
+        known = known._replace(attempts=known.attempts + 1, next_at=0 if gap_ms is None else now + gap_ms)
     return _with(state, push.device_id, known)
 
 
-def postponed(
-    state: ClientState,
-    push: Push,
-    carried: int,
-    after_ms: int | None,
-    *,
-    now: int,
-    jitter: float,
-    policy: Policy,
-) -> ClientState:
-    """The provider could not: try again after `after_ms`, or after a doubling time that `jitter` (0 to 1) shortens."""
-    known = state.devices.get(push.device_id)
-    if known is None or known.token_key != push.device.token_key or not known.next_at:
+def given_up(state: ClientState, push: Push, carried: int, *, policy: Policy) -> ClientState:
+    """The provider will never take this push to this device: there is no other before newer news than `carried`, or a
+    new registration."""
+    known = _still(state, push)
+    if known is None or not known.next_at or news(state, policy) > carried:
         return state
-    if news(state, policy) > carried:
-        return state  # newer news has its own time, and must not wait for this
+    return _with(state, push.device_id, known._replace(failures=0, next_at=0))
+
+
+def postponed(state: ClientState, push: Push, after_ms: int | None, *, now: int, jitter: float) -> ClientState:
+    """The provider could not: try again after `after_ms`, or after a doubling time that `jitter` (0 to 1) shortens.
+    Newer news waits as well: it would meet the same."""
+    known = _still(state, push)
+    if known is None or not known.next_at or known.attempts > push.device.attempts:
+        return state
     if after_ms is None:
         after_ms = round(min(RETRY_MOST_MS, RETRY_FIRST_MS << min(known.failures, 20)) * (1 - jitter / 2))
-    return _with(state, push.device_id, known._replace(failures=known.failures + 1, next_at=now + after_ms))
+    return _with(
+        state,
+        push.device_id,
+        known._replace(
+            failures=known.failures + 1,
+            next_at=now + after_ms,
+            background_at=known.background_at if push.alert else push.device.background_at,  # it was not sent
+        ),
+    )
 
 
-def token_died(state: ClientState, push: Push, since: int | None) -> ClientState:
-    """The provider knows no such token, since `since`: forget it, unless it was registered after that or replaced."""
+def token_died(state: ClientState, push: Push, since: int) -> ClientState:
+    """The provider knows no such token, since `since` (ms): forget it, unless it was registered then or later, or
+    replaced."""
     known = state.devices.get(push.device_id)
-    if known is None or (since is not None and known.registered_at >= since):
+    if known is None or known.registered_at >= since:
         return state
     return unregister(state, push.device_id, token_key=push.device.token_key)
 
 
-def _reminder_gap(attempts: int, policy: Policy) -> int:
-    """How long after the push that follows `attempts` others the next one comes."""
-    reminders = (0, *policy.remind_after_ms)
-    if attempts + 1 < len(reminders):
-        return reminders[attempts + 1] - reminders[attempts]
-    return HOUR_MS  # the last push: this time only matters if it was never sent
+def _still(state: ClientState, push: Push) -> Device | None:
+    """The device, if it still has the token that was pushed to."""
+    known = state.devices.get(push.device_id)
+    return known if known is not None and known.token_key == push.device.token_key else None
+
+
+def _reminder_gap(attempts: int, policy: Policy) -> int | None:
+    """How long after the push that follows `attempts` others the next one comes; None after the last."""
+    times = (0, *policy.remind_after_ms)
+    return times[attempts + 1] - times[attempts] if attempts + 1 < len(times) else None
 
 
 def _with(state: ClientState, device_id: DeviceId, device: Device) -> ClientState:

@@ -29,8 +29,12 @@ BACKGROUND_SPACING_MS = 30 * MINUTE_MS
 (developer.apple.com, "Pushing background updates to your App")."""
 
 RETRY_FIRST_MS = 2_000
-RETRY_MOST_MS = HOUR_MS
-"""How long a failed push waits before the next try: doubling from the first to the most."""
+RETRY_MOST_MS = 5 * MINUTE_MS
+"""How long a failed push waits before the next try: doubling from the first to the most. No longer, since a recipient
+is to be told at once; what spares a provider that is down is the worker's circuit breaker."""
+
+LEASE_MS = MINUTE_MS
+"""How long a push may be under way, its token looked up and its outcome written down, before it is taken for lost."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from push.console import MOST_WAITING, ConsoleSender, describe, payload
-from push.sender import Accepted, Alert, Environment, Platform, Sender, Wakeup
+from push.sender import Accepted, Alert, Content, Environment, Platform, Sender, Wakeup
 
 PACKET = '{"type":"info","client_id":"bob","version":7,"outgoing":[],"incoming":[],"x":"ü\U0001f4f1"}'.encode()
 WAKEUP = Wakeup(
@@ -17,11 +17,16 @@ WAKEUP = Wakeup(
     environment=Environment.SANDBOX,
     token="a-secret-token",
     collapse_id="bob",
-    version=7,
-    packet=PACKET,
-    alert=Alert("VIDEOS_WAITING", ("2", "alice"), badge=2, sound=True),
+    content=Content(7, PACKET, Alert("VIDEOS_WAITING", ("2", "alice"), badge=2, sound=True)),
     expires_at=1_800_000_000_000,
 )
+
+CONTENT = WAKEUP.content
+
+
+def saying(**changes: Any) -> Wakeup:
+    """The wakeup, with something else to say."""
+    return replace(WAKEUP, content=replace(CONTENT, **changes))
 
 
 @pytest.fixture
@@ -54,7 +59,7 @@ def test_it_is_a_sender() -> None:
 
 async def test_every_push_is_accepted_and_shown_as_one_line(sender: ConsoleSender, shown: list[str]) -> None:
     assert await sender.send(WAKEUP) == Accepted()
-    assert await sender.send(replace(WAKEUP, platform=Platform.FCM, alert=None, packet=None)) == Accepted()
+    assert await sender.send(replace(saying(alert=None, packet=None), platform=Platform.FCM)) == Accepted()
     assert len(shown) == 2
     assert not any("\n" in line for line in shown)
 
@@ -70,16 +75,16 @@ def test_what_the_user_would_see_is_told() -> None:
     for part in ("apns", "bob", "VIDEOS_WAITING", "2, alice", "badge 2", "with a sound", "version 7"):
         assert part in line
     assert f"{len(PACKET)} bytes" in line
-    quiet = describe(replace(WAKEUP, alert=Alert("VIDEOS_WAITING", ("1", "alice"), badge=1, sound=False)))
+    quiet = describe(saying(alert=Alert("VIDEOS_WAITING", ("1", "alice"), badge=1, sound=False)))
     assert "silently" in quiet
-    background = describe(replace(WAKEUP, alert=None, packet=None))
+    background = describe(saying(alert=None, packet=None))
     assert "in the background" in background
     assert "no packet" in background
 
 
-@pytest.mark.parametrize("alert", [WAKEUP.alert, None])
+@pytest.mark.parametrize("alert", [CONTENT.alert, None])
 def test_neither_token_nor_packet_is_shown(alert: Alert | None) -> None:
-    line = describe(replace(WAKEUP, alert=alert))
+    line = describe(saying(alert=alert))
     assert "a-secret-token" not in line
     assert "outgoing" not in line
     assert "a-secret-token" not in repr(WAKEUP)
@@ -87,20 +92,20 @@ def test_neither_token_nor_packet_is_shown(alert: Alert | None) -> None:
 
 
 def test_the_payload_is_what_the_protocol_says() -> None:
-    found = json.loads(payload(WAKEUP))
+    found = json.loads(payload(CONTENT))
     assert found["version"] == "7"
     assert found["packet"].encode() == PACKET
     assert found["alert"] == {"loc-key": "VIDEOS_WAITING", "loc-args": ["2", "alice"], "badge": 2, "sound": True}
-    assert "a-secret-token" not in payload(WAKEUP).decode()
+    assert "a-secret-token" not in payload(CONTENT).decode()
 
 
 def test_the_payload_of_a_background_push_has_no_alert_and_without_packet_only_the_version() -> None:
-    assert set(json.loads(payload(replace(WAKEUP, alert=None)))) == {"version", "packet"}
-    assert json.loads(payload(replace(WAKEUP, alert=None, packet=None))) == {"version": "7"}
+    assert set(json.loads(payload(replace(CONTENT, alert=None)))) == {"version", "packet"}
+    assert json.loads(payload(replace(CONTENT, alert=None, packet=None))) == {"version": "7"}
 
 
 def test_a_payload_is_one_line_and_so_one_event() -> None:
-    assert b"\n" not in payload(replace(WAKEUP, packet=b'{\n"a":\r\n1}'))
+    assert b"\n" not in payload(replace(CONTENT, packet=b'{\n"a":\r\n1}'))
 
 
 # --- Listening
@@ -109,34 +114,34 @@ def test_a_payload_is_one_line_and_so_one_event() -> None:
 async def test_a_listener_gets_what_arrives_at_its_token_in_order(sender: ConsoleSender) -> None:
     arriving = sender.listen("a-secret-token")
     for version in (1, 2, 3):
-        await sender.send(replace(WAKEUP, version=version))
+        await sender.send(saying(version=version))
     assert [(await next_of(arriving))["version"] for _ in range(3)] == ["1", "2", "3"]
 
 
 async def test_a_listener_hears_nothing_of_other_tokens(sender: ConsoleSender) -> None:
     arriving = sender.listen("another")
     await sender.send(WAKEUP)
-    await sender.send(replace(WAKEUP, token="another", version=8))
+    await sender.send(replace(saying(version=8), token="another"))
     assert (await next_of(arriving))["version"] == "8"
 
 
 async def test_a_listener_hears_what_is_sent_after_it_was_made_and_before_it_reads(sender: ConsoleSender) -> None:
-    await sender.send(replace(WAKEUP, version=1))
+    await sender.send(saying(version=1))
     arriving = sender.listen("a-secret-token")
-    await sender.send(replace(WAKEUP, version=2))
+    await sender.send(saying(version=2))
     assert (await next_of(arriving))["version"] == "2"
 
 
 async def test_all_listeners_of_a_token_hear_the_same(sender: ConsoleSender) -> None:
     listeners = [sender.listen("a-secret-token") for _ in range(3)]
     await sender.send(WAKEUP)
-    assert [await next_of(arriving) for arriving in listeners] == [json.loads(payload(WAKEUP))] * 3
+    assert [await next_of(arriving) for arriving in listeners] == [json.loads(payload(CONTENT))] * 3
 
 
 async def test_a_listener_that_does_not_read_loses_the_oldest_and_holds_nobody_up(sender: ConsoleSender) -> None:
     slow, quick = sender.listen("a-secret-token"), sender.listen("a-secret-token")
     for version in range(MOST_WAITING + 10):
-        await sender.send(replace(WAKEUP, version=version))
+        await sender.send(saying(version=version))
         assert (await next_of(quick))["version"] == str(version)
     found = [(await next_of(slow))["version"] for _ in range(MOST_WAITING)]
     assert found == [str(version) for version in range(10, MOST_WAITING + 10)]

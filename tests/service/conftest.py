@@ -162,6 +162,7 @@ class Gateway:
             senders={Platform.APNS: self.provider},
             options=PushOptions(with_packet=with_packet),
             metrics=self.metrics,
+            monotonic=self.clock,
         )
         self.sweep = Sweep(
             changes=self.changes,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from gateway.bus.bus import Cause, Publication
+from gateway.bus.bus import Cause, Kick, Publication
 from gateway.errors import RateLimited, Unavailable
 from gateway.live.frames import text_frame
 from gateway.live.hub import CHECK_S, HELD_PER_CLIENT, SOCKETS_PER_CLIENT, Hub, Packet
@@ -74,14 +74,14 @@ async def test_a_poll_ends_when_its_time_is_over(gateway: Gateway) -> None:
 async def test_only_a_poll_that_names_its_device_counts_as_listening(
     gateway: Gateway, device_id: DeviceId | None
 ) -> None:
-    kicked: list[str] = []
+    kicked: list[Kick] = []
     gateway.bus.on_kick(kicked.append)
     await gateway.register()
     held = asyncio.create_task(gateway.hub.newer(BOB, 0, wait_s=60, device_id=device_id))
     await settle()
     await gateway.send()
     assert await held is not None
-    assert kicked == ([BOB] if device_id is None else [])
+    assert kicked == ([Kick(BOB)] if device_id is None else [])
 
 
 async def test_a_client_has_only_so_many_polls_held(gateway: Gateway) -> None:
@@ -185,7 +185,7 @@ async def test_a_packet_says_whether_its_acknowledgement_matters(gateway: Gatewa
 
 
 async def test_a_socket_counts_as_listening_until_it_leaves(gateway: Gateway) -> None:
-    kicked: list[str] = []
+    kicked: list[Kick] = []
     gateway.bus.on_kick(kicked.append)
     await gateway.register()
     phone = await joined(gateway)
@@ -193,7 +193,7 @@ async def test_a_socket_counts_as_listening_until_it_leaves(gateway: Gateway) ->
     assert kicked == []
     gateway.hub.leave(BOB, phone)
     await gateway.send()
-    assert kicked == [BOB]
+    assert kicked == [Kick(BOB)]
     assert len(phone.shown) == 1
 
 

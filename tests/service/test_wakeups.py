@@ -33,10 +33,14 @@ async def test_a_device_is_woken_when_it_has_not_acknowledged_in_time(gateway: G
     gateway.pass_time(5)
     [push] = await pushes(gateway)
     assert (push.token, push.collapse_id) == ("token", BOB)
-    assert push.packet == await gateway.packet(BOB)
-    assert push.version == (await gateway.state(BOB)).version
-    assert push.alert is not None
-    assert (push.alert.loc_args, push.alert.badge, push.alert.sound) == (("1", "alice"), 1, True)
+    assert push.content.packet == await gateway.packet(BOB)
+    assert push.content.version == (await gateway.state(BOB)).version
+    assert push.content.alert is not None
+    assert (push.content.alert.loc_args, push.content.alert.badge, push.content.alert.sound) == (
+        ("1", "alice"),
+        1,
+        True,
+    )
     assert await gateway.sent_status(ref) is Status.NOTIFIED
     assert await pushes(gateway) == []
 
@@ -70,15 +74,15 @@ async def test_reminders_come_without_a_sound_one_eight_and_24_hours_after_the_f
     await gateway.send()
     gateway.pass_time(5)
     [first] = await pushes(gateway)
-    assert first.alert is not None
-    assert first.alert.sound
+    assert first.content.alert is not None
+    assert first.content.alert.sound
     for hours in (1, 7, 16):
         gateway.pass_time(hours * HOUR_S - 1)
         assert await pushes(gateway) == []
         gateway.pass_time(1)
         [push] = await pushes(gateway)
-        assert push.alert is not None
-        assert not push.alert.sound
+        assert push.content.alert is not None
+        assert not push.content.alert.sound
     gateway.pass_time(100 * HOUR_S)
     assert await pushes(gateway) == []
 
@@ -87,7 +91,7 @@ async def test_one_of_two_workers_wins_the_claim(gateway: Gateway) -> None:
     await gateway.register()
     await gateway.send()
     gateway.pass_time(5)
-    await asyncio.gather(gateway.wakeups.look_after(BOB), gateway.wakeups.look_after(BOB))
+    await asyncio.gather(gateway.wakeups.round(), gateway.wakeups.round())
     assert len(gateway.provider.sent) == 1
 
 
@@ -171,8 +175,8 @@ async def test_a_push_that_a_provider_could_not_take_is_tried_again(gateway: Gat
     gateway.pass_time(2)
     gateway.provider.answer = lambda _: Accepted()
     [push] = await pushes(gateway)
-    assert push.alert is not None
-    assert push.alert.sound
+    assert push.content.alert is not None
+    assert push.content.alert.sound
 
 
 async def test_a_sender_that_breaks_its_contract_is_tried_again(gateway: Gateway) -> None:
@@ -207,8 +211,8 @@ async def test_a_push_may_tell_the_provider_nothing() -> None:
     ref = await gateway.send()
     gateway.pass_time(5)
     [push] = await pushes(gateway)
-    assert push.packet is None
-    assert push.version == (await gateway.state(BOB)).version
+    assert push.content.packet is None
+    assert push.content.version == (await gateway.state(BOB)).version
     assert await gateway.sent_status(ref) is Status.NOTIFIED
 
 

@@ -31,7 +31,7 @@ from enum import StrEnum
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from gateway.bus.bus import Dismissal, Listener, Publication
+from gateway.bus.bus import Dismissal, Kick, Listener, Publication
 from gateway.errors import Unavailable
 from gateway.transit.state import ClientId
 from push.sender import Accepted, Outcome, Retry, TokenDead, Wakeup
@@ -564,14 +564,14 @@ class BusState(_Backend):
                 view.bring(lambda view=view: bring(view))  # type: ignore[misc]
         return len(views)
 
-    def kick(self, client_id: ClientId) -> None:
+    def kick(self, kick: Kick) -> None:
         """Reach one worker, or all."""
         workers = [view for view in self._alive() if view.kicked]
         if workers and self.rng.random() < 0.5:
             workers = [self.rng.choice(workers)]
         for view in workers:
             if not self.troubles or not self.troubles.strike(Kind.LOSSY, view.loop.name):
-                view.bring(lambda view=view: view.deliver_kick(client_id))  # type: ignore[misc]
+                view.bring(lambda view=view: view.deliver_kick(kick))  # type: ignore[misc]
 
     def _alive(self, views: "Sequence[SimulatedBus] | dict[SimulatedBus, None] | None" = None) -> "list[SimulatedBus]":
         return [view for view in (self.views if views is None else views) if not view.loop.dead]
@@ -582,7 +582,7 @@ class SimulatedBus:
 
     def __init__(self, state: BusState, loop: MachineLoop) -> None:
         self.loop = loop
-        self.kicked: list[Callable[[ClientId], None]] = []
+        self.kicked: list[Callable[[Kick], None]] = []
         self.doubt: Callable[[ClientId], None] = _nobody
         """Told of each client that is served, when packets for it may have been lost: the hub's."""
         self._state = state
@@ -655,11 +655,11 @@ class SimulatedBus:
         self._again.discard(client_id)
         self._send(lambda: self._state.unsubscribe(self, client_id))
 
-    async def kick(self, client_id: ClientId) -> None:
+    async def kick(self, kick: Kick) -> None:
         if self._state.frozen_until_s <= self._state.scheduler.now_s:
-            self._send(lambda: self._state.kick(client_id), in_order=False)
+            self._send(lambda: self._state.kick(kick), in_order=False)
 
-    def on_kick(self, listener: Callable[[ClientId], None]) -> None:
+    def on_kick(self, listener: Callable[[Kick], None]) -> None:
         self.kicked.append(listener)
 
     async def close(self) -> None:
@@ -761,9 +761,9 @@ class SimulatedBus:
         if listener is not None:
             listener.dismissed(dismissal)
 
-    def deliver_kick(self, client_id: ClientId) -> None:
+    def deliver_kick(self, kick: Kick) -> None:
         for listener in self.kicked:
-            listener(client_id)
+            listener(kick)
 
     def _keep(self, publications: Sequence[Publication]) -> None:
         """Publish these again later, the newest for each client."""
@@ -821,7 +821,7 @@ class ProviderState(_Backend):
 
     def _outcome(self, machine: str, wakeup: Wakeup) -> Outcome:
         if self.troubles.strike(Kind.DOWN, machine):
-            return Retry("simulated", self.rng.choice((None, None, 3_000)))
+            return Retry("simulated", self.rng.choice((None, None, 3_000)), outage=self.rng.random() < 0.8)
         if wakeup.token in self.dead:
             return TokenDead(None if self.calm or self.rng.random() < 0.2 else self.dead[wakeup.token])
         return Accepted()

@@ -295,10 +295,10 @@ class Phone:
             return
         if self.loop.frozen and self._rng.random() < 0.5:
             self.loop.thaw()
-        self.say(f"a push: {wakeup.collapse_id} version {wakeup.version % 1_000_000_000}")
-        payload: dict[str, object] = {"version": str(wakeup.version)}
-        if wakeup.packet is not None:
-            payload["packet"] = wakeup.packet.decode()
+        self.say(f"a push: {wakeup.collapse_id} version {wakeup.content.version % 1_000_000_000}")
+        payload: dict[str, object] = {"version": str(wakeup.content.version)}
+        if wakeup.content.packet is not None:
+            payload["packet"] = wakeup.content.packet.decode()
         if self.device is not None and self.runs:
             self.loop.start(self.device.handle_push(payload))
         elif self._rng.random() < 0.5:  # else its user is shown it, and may open the app

@@ -315,7 +315,6 @@ def scaled(*, worker_s: float = 2.0) -> Iterator[None]:
         for module, name, value in (
             (policy, "SWEEP_MARGIN_MS", 300_000),
             (sealing, "PAIR_KEEP_MS", 180_000),
-            (devices, "HOUR_MS", 180_000),
             (devices, "BACKGROUND_SPACING_MS", 60_000),
             (devices, "RETRY_MOST_MS", 60_000),
             (sweep, "TOKEN_REST_MS", 300_000),

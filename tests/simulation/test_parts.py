@@ -17,7 +17,7 @@ from gateway.bus.bus import Dismissal, Publication
 from gateway.errors import Unavailable
 from gateway.transit.policy import Policy
 from gateway.transit.state import ClientId
-from push.sender import Accepted, Environment, Outcome, Platform, Retry, Wakeup
+from push.sender import Accepted, Content, Environment, Outcome, Platform, Retry, Wakeup
 from storage.documents import Conflict, Document, StoreUnavailable
 from tests.simulation.backends import (
     BusState,
@@ -343,7 +343,7 @@ def test_a_provider_that_is_down_asks_for_another_try_and_one_that_loses_does_no
     arrived: list[Wakeup] = []
     providers = ProviderState(scheduler, 1, witness, arrived.append)
     sender = providers.view(machine)
-    wakeup = Wakeup("id", Platform.FCM, Environment.PRODUCTION, "token", "alice", 1, None, None, 0)
+    wakeup = Wakeup("id", Platform.FCM, Environment.PRODUCTION, "token", "alice", Content(1, None, None), 0)
 
     def push() -> Outcome:
         found = outcome_of(scheduler, machine, sender.send(wakeup), 100)

@@ -715,10 +715,10 @@ class Truth(Witness):
         self.events += 1
         self.pushes += 1
         client_id = ClientId(wakeup.collapse_id)
-        kind = "alert" if wakeup.alert else "background"
-        self.say(machine, lambda: f"push to {wakeup.token}: {client_id} version {wakeup.version}, {kind}: {outcome}")
-        if wakeup.packet is not None:
-            self._packet_left(client_id, wakeup.packet)
+        kind = "alert" if wakeup.content.alert else "background"
+        self.say(machine, lambda: f"push to {wakeup.token}: {client_id} version {wakeup.content.version}, {kind}: {outcome}")
+        if wakeup.content.packet is not None:
+            self._packet_left(client_id, wakeup.content.packet)
         token_key = hash_token(wakeup.token)
         owner = self.tokens.get(token_key)
         # Whose it is was asked before the push, which may have taken its time.
@@ -727,10 +727,10 @@ class Truth(Witness):
             self.broken("push to another", f"{client_id} is pushed to with a token that is {owner.client_id}'s")
         if isinstance(outcome, Accepted):
             key = (wakeup.token, client_id)
-            self._pushed[key] = max(self._pushed[key], wakeup.version)
-            self._pushed_to[client_id] = max(self._pushed_to[client_id], wakeup.version)
-            self._check_spacing(wakeup.token, client_id, wakeup.version)
-            if wakeup.alert is None:
+            self._pushed[key] = max(self._pushed[key], wakeup.content.version)
+            self._pushed_to[client_id] = max(self._pushed_to[client_id], wakeup.content.version)
+            self._check_spacing(wakeup.token, client_id, wakeup.content.version)
+            if wakeup.content.alert is None:
                 self._check_background(wakeup.token, client_id)
         elif isinstance(outcome, TokenDead):
             self._told_dead.add(wakeup.token)

@@ -6,7 +6,7 @@ import pytest
 
 from gateway.transit import devices
 from gateway.transit.devices import Push
-from gateway.transit.policy import BACKGROUND_SPACING_MS, HEARD_STEP_MS, HOUR_MS, Policy
+from gateway.transit.policy import BACKGROUND_SPACING_MS, HEARD_STEP_MS, HOUR_MS, LEASE_MS, MINUTE_MS, Policy
 from gateway.transit.state import ClientId, ClientState, Device, DeviceId, Pair, Status, Video, VideoId
 
 BOB, ALICE = ClientId("bob"), ClientId("alice")
@@ -104,69 +104,124 @@ def test_pushes_come_at_once_and_after_one_eight_and_24_hours_and_no_more() -> N
         times.append(now - NOW)
         sounds.append(push.sound)
         assert push.alert
-        state = devices.answered(state, push, state.version, now=now, policy=POLICY)
+        state = devices.accepted(state, push, state.version, now=now, policy=POLICY)
     assert times == [0, HOUR_MS, 8 * HOUR_MS, 24 * HOUR_MS]
     assert sounds == [True, False, False, False]
 
 
-def test_whoever_claims_first_sends() -> None:
+def test_without_reminders_there_is_one_push() -> None:
+    policy = Policy(remind_after_ms=())
+    state, push = claimed(client(phone=ROW._replace(next_at=NOW)), policy=policy)
+    assert devices.accepted(state, push, NOW, now=NOW, policy=policy).due is None
+
+
+def test_whoever_claims_first_sends_and_has_a_minute_for_it() -> None:
     state, _ = claimed(client(phone=ROW._replace(next_at=NOW)))
-    assert devices.claim(state, now=NOW, policy=POLICY) == (state, [])
-    assert state.devices[PHONE].next_at == NOW + HOUR_MS
+    assert devices.claim(state, now=NOW + LEASE_MS - 1, policy=POLICY) == (state, [])
+    _, again = claimed(state, NOW + LEASE_MS)
+    assert again.sound
 
 
-def test_a_claim_at_once_does_not_wait_for_an_acknowledgement() -> None:
-    state = client(phone=ROW._replace(next_at=NOW + 5_000))
+def test_an_absent_devices_acknowledgement_is_not_waited_for() -> None:
+    state = client(phone=ROW._replace(next_at=NOW + 5_000), tablet=ROW._replace(next_at=NOW + 5_000))
     assert devices.claim(state, now=NOW, policy=POLICY)[1] == []
-    assert len(devices.claim(state, now=NOW, policy=POLICY, at_once=True)[1]) == 1
+    _, [push] = devices.claim(state, now=NOW, policy=POLICY, absent={TABLET})
+    assert push.device_id == TABLET
+    assert len(devices.claim(state, now=NOW, policy=POLICY, absent=state.devices)[1]) == 2
+    reminded = client(phone=ROW._replace(next_at=NOW + 5_001))
+    assert devices.claim(reminded, now=NOW, policy=POLICY, absent={PHONE})[1] == []
+
+
+def test_devices_of_a_provider_that_takes_nothing_are_put_off_and_the_others_are_not() -> None:
+    state = client(phone=ROW._replace(next_at=NOW), tablet=ROW._replace(platform="fcm", next_at=NOW))
+    state, [push] = devices.claim(state, now=NOW, policy=POLICY, pauses={"apns": 7_000, "fcm": 0})
+    assert push.device_id == TABLET
+    assert state.devices[PHONE] == ROW._replace(next_at=NOW + 7_000)
 
 
 def test_an_accepted_push_does_not_count_for_newer_news() -> None:
     state, push = claimed(client(phone=ROW._replace(next_at=NOW)))
     state = replace(state, devices={PHONE: state.devices[PHONE]._replace(next_at=NOW + 5_000)})
-    after = devices.answered(state, push, CAME - 1, now=NOW, policy=POLICY)
+    after = devices.accepted(state, push, CAME - 1, now=NOW, policy=POLICY)
     assert (after.devices[PHONE].attempts, after.devices[PHONE].next_at) == (0, NOW + 5_000)
+    assert devices.given_up(state, push, CAME - 1, policy=POLICY) is state
 
 
-def test_a_failed_push_does_not_put_newer_news_off() -> None:
+def test_a_device_that_acknowledged_while_it_was_pushed_to_is_not_reminded() -> None:
     state, push = claimed(client(phone=ROW._replace(next_at=NOW)))
-    state = replace(state, devices={PHONE: state.devices[PHONE]._replace(next_at=NOW + 5_000)})
-    assert devices.postponed(state, push, CAME - 1, HOUR_MS, now=NOW, jitter=0, policy=POLICY) is state
+    state = devices.applied(state, PHONE, NOW, now=NOW, policy=POLICY)
+    state = devices.rescheduled(state, fresh=False, now=NOW, policy=POLICY)
+    assert devices.accepted(state, push, NOW, now=NOW, policy=POLICY).due is None
+    assert devices.postponed(state, push, None, now=NOW, jitter=0).due is None
+    assert devices.given_up(state, push, NOW, policy=POLICY).due is None
+
+
+def test_a_push_that_no_provider_will_take_is_not_repeated_before_fresh_news() -> None:
+    state, push = claimed(client(phone=ROW._replace(next_at=NOW)))
+    state = devices.given_up(state, push, NOW, policy=POLICY)
+    assert state.due is None
+    assert devices.rescheduled(state, fresh=False, now=NOW, policy=POLICY).due is None
+    assert devices.rescheduled(state, fresh=True, now=NOW, policy=POLICY).due == NOW + POLICY.ack_grace_ms
+    assert registered(state).due == NOW
 
 
 @pytest.mark.parametrize("key", ["other", None])
 def test_what_a_provider_says_of_a_replaced_token_changes_nothing(key: str | None) -> None:
     _, push = claimed(client(phone=ROW._replace(next_at=NOW)))
     state = client(phone=ROW._replace(token_key=key, next_at=NOW)) if key else client()
-    assert devices.answered(state, push, NOW, now=NOW, policy=POLICY) is state
-    assert devices.postponed(state, push, NOW, None, now=NOW, jitter=0, policy=POLICY) is state
-    assert devices.token_died(state, push, None) is state
+    assert devices.accepted(state, push, NOW, now=NOW, policy=POLICY) is state
+    assert devices.given_up(state, push, NOW, policy=POLICY) is state
+    assert devices.postponed(state, push, None, now=NOW, jitter=0) is state
+    assert devices.token_died(state, push, NOW) is state
 
 
 def test_a_failed_push_waits_as_the_provider_says_or_twice_as_long_each_time() -> None:
     state, push = claimed(client(phone=ROW._replace(next_at=NOW)))
-    said = devices.postponed(state, push, NOW, 7_000, now=NOW, jitter=0.5, policy=POLICY)
+    said = devices.postponed(state, push, 7_000, now=NOW, jitter=0.5)
     assert said.devices[PHONE].next_at == NOW + 7_000
     waits = []
     for _ in range(14):
-        state = devices.postponed(state, push, NOW, None, now=NOW, jitter=0, policy=POLICY)
+        state = devices.postponed(state, push, None, now=NOW, jitter=0)
         waits.append(state.devices[PHONE].next_at - NOW)
     assert waits[:4] == [2_000, 4_000, 8_000, 16_000]
-    assert waits[-1] == HOUR_MS
+    assert waits[-1] == 5 * MINUTE_MS
     assert state.devices[PHONE].attempts == 0
 
 
 def test_jitter_shortens_a_wait_by_half_at_most() -> None:
     state, push = claimed(client(phone=ROW._replace(next_at=NOW)))
-    after = devices.postponed(state, push, NOW, None, now=NOW, jitter=1, policy=POLICY)
+    after = devices.postponed(state, push, None, now=NOW, jitter=1)
     assert after.devices[PHONE].next_at == NOW + 1_000
+
+
+def test_fresh_news_does_not_bring_a_failed_push_forward() -> None:
+    """The provider has said when to come back, and it would meet the same."""
+    state, push = claimed(client(phone=ROW._replace(next_at=NOW)))
+    state = devices.postponed(state, push, 60_000, now=NOW, jitter=0)
+    state = devices.rescheduled(state, fresh=True, now=NOW, policy=POLICY)
+    assert state.due == NOW + 60_000
+    assert devices.claim(state, now=NOW, policy=POLICY, absent={PHONE})[1] == []
+
+
+def test_a_failure_is_forgotten_once_a_push_is_accepted() -> None:
+    state, push = claimed(client(phone=ROW._replace(next_at=NOW)))
+    state = devices.postponed(state, push, 60_000, now=NOW, jitter=0)
+    state, push = claimed(state, NOW + 60_000)
+    state = devices.accepted(state, push, NOW, now=NOW + 60_000, policy=POLICY)
+    assert (state.devices[PHONE].failures, state.devices[PHONE].attempts) == (0, 1)
+
+
+def test_a_failure_that_is_told_late_does_not_repeat_a_push_that_was_accepted_meanwhile() -> None:
+    state, push = claimed(client(phone=ROW._replace(next_at=NOW)))
+    state, second = claimed(state, NOW + LEASE_MS)
+    state = devices.accepted(state, second, NOW, now=NOW + LEASE_MS, policy=POLICY)
+    assert devices.postponed(state, push, None, now=NOW + LEASE_MS, jitter=0) is state
 
 
 def test_a_dead_token_goes_unless_it_was_registered_since() -> None:
     state, push = claimed(client(phone=ROW._replace(next_at=NOW)))
     assert devices.token_died(state, push, ROW.registered_at) is state
     assert devices.token_died(state, push, ROW.registered_at + 1).devices == {}
-    assert devices.token_died(state, push, None).devices == {}
 
 
 def test_a_status_alone_is_a_silent_push_once_and_at_most_every_half_hour() -> None:
@@ -180,10 +235,28 @@ def test_a_status_alone_is_a_silent_push_once_and_at_most_every_half_hour() -> N
     assert not push.alert
     assert not push.sound
     under_way = devices.rescheduled(replace(state, status_news=NOW + 9), fresh=True, now=sent, policy=STATUSES)
-    assert under_way.devices[PHONE].background_at == sent
-    state = devices.answered(state, push, NOW, now=NOW + 5, policy=STATUSES)
+    assert under_way.due == sent + BACKGROUND_SPACING_MS
+    state = devices.accepted(state, push, NOW, now=NOW + 5, policy=STATUSES)
     assert state.due is None
-    assert state.devices[PHONE].background_at == NOW + 5
+    assert state.devices[PHONE].background_at == sent
+
+
+def test_a_push_that_has_become_a_silent_one_waits_for_the_half_hour_too() -> None:
+    """A video and a status were news; the video was learnt of, and what is left would be pushed at the video's time."""
+    row = ROW._replace(next_at=NOW + 5_000, background_at=NOW - 60_000)
+    state = replace(client(phone=row), status_news=NOW)
+    state = devices.applied(state, PHONE, CAME, now=NOW, policy=STATUSES)
+    state = devices.rescheduled(state, fresh=False, now=NOW, policy=STATUSES)
+    assert state.due == NOW - 60_000 + BACKGROUND_SPACING_MS
+    state = devices.rescheduled(state, fresh=True, now=NOW, policy=STATUSES)
+    assert state.due == NOW - 60_000 + BACKGROUND_SPACING_MS
+
+
+def test_a_silent_push_that_failed_was_none() -> None:
+    row = ROW._replace(acked=CAME, next_at=NOW)
+    state, push = claimed(replace(client(phone=row), status_news=NOW), policy=STATUSES)
+    state = devices.postponed(state, push, 2_000, now=NOW, jitter=0)
+    assert devices.rescheduled(state, fresh=False, now=NOW, policy=STATUSES).due == NOW + 2_000
 
 
 def test_while_videos_wait_every_push_is_an_alert() -> None:
