@@ -332,14 +332,14 @@ class Wakeups:
                 log.warning("a push has to be tried again", extra={**extra, "reason": reason})
             case Rejected(reason):
                 log.error("a push was rejected", extra={**extra, "reason": reason})
-        after = await self._settle(state, push, outcome)
-        if isinstance(outcome, TokenDead):
-            if outcome.doubtful:
-                self._metrics.tokens_kept.labels(platform).inc()
-                return
-            if push.device_id not in after.devices:
-                self._metrics.tokens_removed.labels(platform).inc()
-                log.info("a push token is dead, and was removed", extra=extra)
+        after = (await self._settle(state, push, outcome)).devices.get(push.device_id)
+        if not isinstance(outcome, TokenDead):
+            return
+        if outcome.doubtful:
+            self._metrics.tokens_kept.labels(platform).inc()
+        elif after is None or after.token_key != push.device.token_key:  # else it was registered since
+            self._metrics.tokens_removed.labels(platform).inc()
+            log.info("a push token is dead, and was removed", extra=extra)
             await self._registry.release(
                 state.client_id, push.device_id, push.device.token_key, before=outcome.since or started
             )

@@ -14,6 +14,8 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.frames import Opcode
 
+from gateway.bus.bus import Kick
+from gateway.transit.state import ClientId, DeviceId
 from storage.documents import StoreUnavailable
 from tests.running import (
     UPGRADE,
@@ -533,6 +535,114 @@ async def test_a_token_message_without_a_token_is_malformed(bob: App, given: obj
         answer = await socket.ask("token", id=1, token=given)
         assert (answer["type"], answer["id"], answer["code"]) == ("error", 1, "invalid")
         assert "token" in answer["detail"]
+
+
+# --- Sockets that end before the news is acknowledged
+
+
+@pytest.fixture
+async def kicks(gw: Running, bob: App, monkeypatch: pytest.MonkeyPatch) -> list[Kick]:
+    """Which of bob's devices are to be woken since their socket has ended."""
+    found: list[Kick] = []
+    gw.gateway.hub._bus.on_kick(lambda kick: found.append(kick) if kick.client_id == bob.client_id else None)
+    return found
+
+
+async def ended(gw: Running, bob: App) -> None:
+    async def none() -> bool:
+        return not gw.sockets_of(bob) and not gw.gateway.desk._tasks
+
+    await until(none, "bob has no socket, and all that was said is looked after")
+
+
+@pytest.mark.parametrize("how", ["closed", "cut"])
+async def test_a_device_that_goes_without_acknowledging_is_woken_at_once(
+    how: str, gw: Running, alice: App, bob: App, kicks: list[Kick]
+) -> None:
+    async with bob.socket("tablet") as tablet, bob.socket("phone") as phone:
+        await alice.send(bob.client_id)
+        for socket in (phone, tablet):
+            while not (await socket.packet())["incoming"]:
+                pass
+        assert kicks == []
+        if how == "cut":
+            phone.connection.transport.abort()
+        else:
+            await phone.connection.close()
+
+        async def kicked() -> bool:
+            return bool(kicks)
+
+        await until(kicked, "the phone is to be woken")
+        assert kicks == [Kick(ClientId(bob.client_id), DeviceId("phone"))]
+        await tablet.ack(await bob.version())
+    await ended(gw, bob)
+    assert len(kicks) == 1
+
+
+async def test_a_push_goes_out_at_once_when_a_socket_with_news_is_lost(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    async with gateway_with(tmp_path_factory, ACK_GRACE_S="3600") as gw:
+        alice, bob = gw.app("alice"), gw.app("bob")
+        await bob.register("phone", "a-token")
+        async with bob.pushes("phone") as pushes:
+            async with bob.socket("phone") as phone:
+                await alice.send("bob")
+                while not (packet := await phone.packet())["incoming"]:
+                    pass
+            push = await within(anext(pushes))
+            assert orjson.loads(push["packet"]) == packet
+
+
+async def test_a_device_that_acknowledged_and_goes_is_not_woken(
+    gw: Running, alice: App, bob: App, kicks: list[Kick]
+) -> None:
+    for _ in range(20):
+        async with bob.socket("phone") as phone:
+            _, version = await sent_to(alice, bob)
+            await phone.ack(version)  # and goes, while that is being written
+        await ended(gw, bob)
+    assert kicks == []
+
+
+async def test_a_device_that_has_nothing_to_acknowledge_and_goes_is_not_woken(
+    gw: Running, bob: App, kicks: list[Kick]
+) -> None:
+    async with bob.socket("phone") as phone:
+        await phone.packet()
+    await ended(gw, bob)
+    assert kicks == []
+
+
+async def test_a_device_that_is_connected_again_is_not_woken(
+    gw: Running, alice: App, bob: App, kicks: list[Kick]
+) -> None:
+    async with bob.socket("phone") as old:
+        await sent_to(alice, bob)
+        async with bob.socket("phone"):
+            assert await old.ended() == (4409, "displaced")
+
+            async def one() -> bool:
+                return len(gw.sockets_of(bob)) == 1
+
+            await until(one, "one is left")
+            assert kicks == []
+    await ended(gw, bob)
+    assert len(kicks) == 1
+
+
+async def test_a_device_that_is_told_to_come_back_is_not_woken(tmp_path_factory: pytest.TempPathFactory) -> None:
+    kicks: list[Kick] = []
+    async with gateway_with(tmp_path_factory) as gw:
+        gw.gateway.hub._bus.on_kick(kicks.append)
+        alice, bob = gw.app("alice"), gw.app("bob")
+        async with bob.socket("phone") as phone:
+            await sent_to(alice, bob)
+            gw.server.should_exit = True
+            code, _ = await phone.ended()
+            assert code == 1012
+    assert kicks == []
 
 
 # --- One socket for each device

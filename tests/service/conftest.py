@@ -1,7 +1,7 @@
 """A gateway in memory, with a clock that the test sets."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, urlsplit
 
@@ -22,7 +22,7 @@ from gateway.transit.decisions import VideoRef
 from gateway.transit.policy import Policy
 from gateway.transit.state import ClientId, ClientState, DeviceId, Status, VideoId, decode
 from gateway.wakeups import PushOptions, Wakeups
-from push.sender import Accepted, Outcome, Platform, Wakeup
+from push.sender import Accepted, Outcome, Platform, Sender, Wakeup
 from storage.documents import Document, DocumentStore, Due, ScanPage
 from storage.memory import MemoryDocuments, MemoryObjects
 from storage.objects import ObjectsUnavailable
@@ -136,7 +136,13 @@ class Ears:
 class Gateway:
     """One process, and what an app would do with it."""
 
-    def __init__(self, policy: Policy = Policy(), *, with_packet: bool = True) -> None:  # noqa: B008 - frozen
+    def __init__(
+        self,
+        policy: Policy = Policy(),  # noqa: B008 - frozen
+        *,
+        with_packet: bool = True,
+        senders: Mapping[Platform, Sender] | None = None,
+    ) -> None:
         self.clock = Clock()
         self.policy = policy
         self.metrics = Metrics()
@@ -159,7 +165,7 @@ class Gateway:
             changes=self.changes,
             service=self.service,
             registry=self.registry,
-            senders={Platform.APNS: self.provider},
+            senders=senders or {Platform.APNS: self.provider},
             options=PushOptions(with_packet=with_packet),
             metrics=self.metrics,
             monotonic=self.clock,
@@ -197,6 +203,9 @@ class Gateway:
 
     async def register(self, client: ClientId = BOB, device: DeviceId = PHONE, token: str = "token") -> None:
         await self.registry.register(client, device, platform="apns", environment="production", token=token)
+
+    def metric(self, name: str, **labels: str) -> float | None:
+        return self.metrics.registry.get_sample_value(name, labels)
 
     async def state(self, client: ClientId) -> ClientState:
         [document] = await self.documents.inner.load([CLIENT_PREFIX + client])

@@ -197,6 +197,18 @@ async def test_a_socket_counts_as_listening_until_it_leaves(gateway: Gateway) ->
     assert len(phone.shown) == 1
 
 
+async def test_a_device_whose_socket_is_lost_is_woken_unless_it_has_another(gateway: Gateway) -> None:
+    kicked: list[Kick] = []
+    gateway.bus.on_kick(kicked.append)
+    old, new = await joined(gateway), await joined(gateway)
+    gateway.hub.leave(BOB, old)
+    await gateway.hub.lost(BOB, PHONE)
+    assert kicked == []
+    gateway.hub.leave(BOB, new)
+    await gateway.hub.lost(BOB, PHONE)
+    assert kicked == [Kick(BOB, PHONE)]
+
+
 async def test_who_leaves_twice_counts_once(gateway: Gateway) -> None:
     phone, tablet = await joined(gateway), await joined(gateway, TABLET)
     gateway.hub.leave(BOB, phone)
