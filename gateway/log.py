@@ -27,6 +27,9 @@ _BEARER = re.compile(r"""(bearer(?: |%20|\.))[^\s"',\\]+""", re.IGNORECASE | re.
 _SIGNS = ("eyj", "bearer", "sig", "token", "credential")
 """One of these is in whatever the three above match."""
 
+_CHATTER = ("aioapns", "firebase_admin", "google", "hpack", "httpcore", "httpx", "urllib3")
+"""What push providers are talked to with: it would log each push, and at its lowest level what is in them."""
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -44,6 +47,8 @@ def configure(log_format: LogFormat, level: LogLevel, *, stream: TextIO | None =
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
+    for name in _CHATTER:
+        logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("uvicorn.access").disabled = True  # it would log every URL, signed ones too
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # what it says besides, `gateway.app` says itself
 

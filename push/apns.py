@@ -123,36 +123,22 @@ class ApnsSender:
         context.set_alpn_protocols(["h2"])
         if ca_file is not None:
             context.load_verify_locations(ca_file)
-        self._token: ProviderToken | None = None
+        token: ProviderToken | None = None
         if isinstance(credentials, ApnsKey):
-            self._token = ProviderToken(
-                credentials.key, key_id=credentials.key_id, team_id=credentials.team_id, clock=clock
-            )
+            token = ProviderToken(credentials.key, key_id=credentials.key_id, team_id=credentials.team_id, clock=clock)
         else:
             context.load_cert_chain(credentials.file)
         self._pools = {}
         for environment, host in HOSTS.items():
             url = urlsplit(endpoint or host)
             self._pools[environment] = ApnsPool(
-                url.hostname or "", url.port or 443, topic=credentials.topic, ssl_context=context, token=self._token
+                url.hostname or "", url.port or 443, topic=credentials.topic, ssl_context=context, token=token
             )
 
     async def send(self, wakeup: Wakeup) -> Outcome:
         """Hand `wakeup` to APNs and say what became of it. Raises nothing but CancelledError."""
         if not _TOKEN.match(wakeup.token):
             return Rejected("the token is none of APNs': it must be hexadecimal")
-        outcome = await self._try(wakeup)
-        if outcome is None and self._token is not None and self._token.renew():
-            outcome = await self._try(wakeup)
-        return outcome or Retry("ExpiredProviderToken: do the clocks differ?", outage=True)
-
-    async def close(self) -> None:
-        """End the connections."""
-        for pool in self._pools.values():
-            pool.close()
-
-    async def _try(self, wakeup: Wakeup) -> Outcome | None:
-        """What became of it; None where the provider token has expired."""
         try:
             answer = await self._pools[wakeup.environment].post(
                 f"/3/device/{wakeup.token}", headers(wakeup), payload(wakeup.content)
@@ -162,6 +148,11 @@ class ApnsSender:
         except ConnectionClosed as error:
             return Retry(str(error), outage=True)
         return judge(answer)
+
+    async def close(self) -> None:
+        """End the connections."""
+        for pool in self._pools.values():
+            pool.close()
 
 
 def headers(wakeup: Wakeup) -> list[tuple[str, str]]:
@@ -201,13 +192,11 @@ def _aps(alert: Alert | None) -> dict[str, object]:
     return aps
 
 
-def judge(answer: Answer) -> Outcome | None:
-    """What an answer of APNs means; None: the provider token has expired."""
+def judge(answer: Answer) -> Outcome:
+    """What an answer of APNs means."""
     if answer.status == 200:
         return Accepted()
     reason, timestamp = _said(answer)
-    if reason == "ExpiredProviderToken":
-        return None
     if answer.status == 410:
         return TokenDead(timestamp)
     if answer.status == 429 and reason == "TooManyRequests":  # to this device

@@ -13,8 +13,7 @@ does it itself:
   `_until_room`.
 * **GOAWAY** cuts off the requests that were still to be answered (RFC 9113, section 6.8): `_on_goaway`; h2 4.4 reads
   nothing after it: `_H2Connection`.
-* **Every connection has a provider token of its own**, and APNs refuses those that come too often: `ProviderToken` is
-  one for all, handed in.
+* **Every connection has a provider token of its own**, and APNs refuses those that come too often: `ProviderToken`.
 * **An idle connection is closed after 10 s**, though Apple asks to keep them ("Establishing a connection to APNs"), and
   a dead one is not noticed: `_ping`.
 * **A new connection is used before the server said how many streams it takes**: `ready`.
@@ -22,14 +21,15 @@ does it itself:
 
 import asyncio
 import contextlib
+import json
 import logging
+import math
 import ssl
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Never
 
-import jwt
 from aioapns.connection import (
     APNsBaseClientProtocol,
     APNsBaseConnectionPool,
@@ -38,7 +38,8 @@ from aioapns.connection import (
 )
 from aioapns.exceptions import ConnectionClosed
 from aioapns.exceptions import ConnectionError as CouldNotConnect
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
@@ -56,6 +57,7 @@ from h2.events import (
 from h2.exceptions import H2Error
 from hpack import NeverIndexedHeaderTuple
 from hyperframe.frame import Frame, GoAwayFrame
+from jwt.utils import base64url_encode, der_to_raw_signature
 
 PING_S, PONG_S = 60.0, 10.0
 """How often a connection is pinged, and how long the answer may take."""
@@ -69,18 +71,22 @@ MOST_CONNECTIONS = 4
 MOST_BODY_BYTES = 16_384
 """Of an answer; an error has some 100."""
 
-TOKEN_LIFE_S = 45 * 60
-"""How long a provider token is used. APNs takes it for 60 minutes, and a new one every 20 at most ("Establishing a
-token-based connection to APNs")."""
-
-TOKEN_LEAST_S = 20 * 60
+TOKEN_REST_S, TOKEN_LIFE_S, TOKEN_LEAST_S = 2 * 60, 30 * 60, 20 * 60
+"""How old a provider token is when it is used first, since clocks differ; after how long the next one is issued; how
+long a process uses its first one at least. So none is older than 52 minutes: APNs takes it for 60, and a new one every
+20 at most ("Establishing a token-based connection to APNs")."""
 
 # Its errors are raised besides; the rest is chatter for each connection.
 logging.getLogger("aioapns").setLevel(logging.CRITICAL)
 
 
 class ProviderToken(AuthorizationHeaderProvider):
-    """The JWT that says who we are: one for all connections of the process. `clock`: seconds since the epoch."""
+    """The JWT that says who we are: one for all connections of all processes. `clock`: seconds since the epoch.
+
+    APNs wants one for a team, and refuses new ones that come too often. So nothing in it is chance: it is issued at
+    times that follow from the clock alone, and signed as RFC 6979 says; whoever has the key makes the same bytes. And
+    a process that has just begun does not go on to the next one before its time.
+    """
 
     def __init__(
         self, key: EllipticCurvePrivateKey, *, key_id: str, team_id: str, clock: Callable[[], float] = time.time
@@ -89,26 +95,24 @@ class ProviderToken(AuthorizationHeaderProvider):
         self._key_id = key_id
         self._team_id = team_id
         self._clock = clock
-        self._issued_s = 0.0
+        self._issued_s = -1
+        self._used_s = -math.inf
         self._header = ""
 
     def get_header(self) -> str:
-        """The `authorization` header, made anew once the one before is `TOKEN_LIFE_S` old."""
-        if not 0 <= self._clock() - self._issued_s < TOKEN_LIFE_S:
-            self._renew()
+        """The `authorization` header; another every `TOKEN_LIFE_S`, but for the first."""
+        now_s = self._clock()
+        issued_s = int((now_s - TOKEN_REST_S) // TOKEN_LIFE_S * TOKEN_LIFE_S)
+        if issued_s != self._issued_s and not 0 <= now_s - self._used_s < TOKEN_LEAST_S:
+            self._issued_s, self._used_s, self._header = issued_s, now_s, f"bearer {self._signed(issued_s)}"
         return self._header
 
-    def renew(self) -> bool:
-        """APNs says it has expired (clocks may differ): whether there is another now. Not more often than it takes."""
-        if self._clock() - self._issued_s < TOKEN_LEAST_S:
-            return False
-        self._renew()
-        return True
-
-    def _renew(self) -> None:
-        self._issued_s = self._clock()
-        claims = {"iss": self._team_id, "iat": int(self._issued_s)}
-        self._header = "bearer " + jwt.encode(claims, self._key, algorithm="ES256", headers={"kid": self._key_id})
+    def _signed(self, issued_s: int) -> str:
+        header = {"alg": "ES256", "kid": self._key_id, "typ": "JWT"}
+        claims = {"iss": self._team_id, "iat": issued_s}
+        text = b".".join(base64url_encode(json.dumps(part).encode()) for part in (header, claims))
+        signature = self._key.sign(text, ECDSA(SHA256(), deterministic_signing=True))
+        return (text + b"." + base64url_encode(der_to_raw_signature(signature, self._key.curve))).decode()
 
 
 class Answer:
