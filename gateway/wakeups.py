@@ -319,7 +319,7 @@ class Wakeups:
     async def _note(self, state: ClientState, push: Push, outcome: Outcome, started: int) -> None:
         """Count what the provider said, tell the operator where that is for him, and write it down."""
         platform = push.device.platform
-        self._metrics.pushes.labels(platform, _LABELS[type(outcome)]).inc()
+        self._metrics.pushes.labels(platform, OUTCOMES[type(outcome)]).inc()
         extra = {"client_id": state.client_id, "device_id": push.device_id, "platform": platform}
         match outcome:
             case Accepted():
@@ -371,4 +371,5 @@ def _is_open(sender: GuardedSender) -> float:
     return float(not sender.breaker.closed)
 
 
-_LABELS = {Accepted: "accepted", TokenDead: "token_dead", Retry: "retry", Rejected: "rejected"}
+OUTCOMES = {Accepted: "accepted", TokenDead: "token_dead", Retry: "retry", Rejected: "rejected"}
+"""What an outcome is called in the metrics."""

@@ -32,7 +32,8 @@ from gateway.sweep import Found
 from gateway.transit.decisions import Reason, Result
 from gateway.transit.policy import Policy
 from gateway.transit.state import Status
-from push.sender import Accepted, Environment, Platform, Rejected, Retry, TokenDead
+from gateway.wakeups import OUTCOMES
+from push.sender import Environment, Platform
 from tests.running import SECRET, gateway_in_a_thread
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -363,12 +364,11 @@ def test_no_page_names_a_metric_that_does_not_exist() -> None:
 
 def test_the_values_of_labels_are_those_of_the_code() -> None:
     stated = {row[0].strip("`"): quoted(row[1]) for row in rows(METRICS) if len(row) == 2}
-    outcomes = {outcome.__name__.lower() for outcome in (Accepted, TokenDead, Retry, Rejected)}
     assert stated["call"] == {call.name for call in calls.CALLS} | {"/openapi.json"}
     received = {name.removeprefix("receive_") for name in asyncapi.document()["operations"] if "receive_" in name}
     assert stated["type"] == received | {"malformed"}
     assert stated["platform"] == {platform.value for platform in Platform}
-    assert stated["outcome"] == outcomes
+    assert stated["outcome"] == set(OUTCOMES.values())
     assert stated["action"] == set(Found.__dataclass_fields__) - {"objects", "documents"}
 
 
