@@ -14,6 +14,14 @@ SECRET = "s" * 32
 PEM = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA\n-----END PUBLIC KEY-----\n"
 
 
+APNS = {
+    "APNS_KEY_FILE": __file__,
+    "APNS_KEY_ID": "ABCDEFGHIJ",
+    "APNS_TEAM_ID": "KLMNOPQRST",
+    "APNS_TOPIC": "org.example.app",
+}
+
+
 def load(**variables: str) -> Settings:
     return Settings.load({PREFIX + name: text for name, text in variables.items()})
 
@@ -118,6 +126,27 @@ def test_a_wrong_value_is_refused_by_name(name: str, texts: list[str]) -> None:
         assert sentence.endswith(".")
 
 
+@pytest.mark.parametrize(
+    ("name", "texts"),
+    [
+        ("APNS_KEY_FILE", ["", "/does/not/exist", "/", "a\0"]),
+        ("APNS_KEY_ID", ["", "short", "abcdefghij", "ABCDEFGHIJK", "ABCDE/GHIJ"]),
+        ("APNS_TEAM_ID", ["", "ABCDEFGHI "]),
+        ("APNS_TOPIC", ["", "org.example app", "*", "x" * 256]),
+        ("APNS_ENDPOINT", ["", "http://127.0.0.1:1", "https://x/path", "https://u:p@x", "https://x?y", "x"]),
+        ("APNS_CA_FILE", ["", "/does/not/exist"]),
+        ("FCM_CREDENTIALS_FILE", ["", "/does/not/exist", "/"]),
+        ("FCM_ENDPOINT", ["", "http://127.0.0.1:1", "https://x/path"]),
+        ("FCM_CA_FILE", ["", "/does/not/exist"]),
+    ],
+)
+def test_a_wrong_value_of_a_push_provider_is_refused_by_name(name: str, texts: list[str]) -> None:
+    for text in texts:
+        (sentence,) = complaints(**{**APNS, "FCM_CREDENTIALS_FILE": __file__, name: text})
+        assert sentence.startswith(f"GATEWAY_{name} "), text
+        assert sentence.endswith(".")
+
+
 def test_all_mistakes_are_named_at_once() -> None:
     sentences = complaints(PORT="x", WORKERS="0", VIDEO_TTL_S="?", PROT="1", PUSH_ON="")
     assert len(sentences) == 5
@@ -162,10 +191,20 @@ def test_an_unknown_scheme_is_refused_with_the_known_ones() -> None:
         ({"UPLOAD_TTL_S": "10", "VIDEO_TTL_S": "9"}, ["GATEWAY_UPLOAD_TTL_S", "GATEWAY_VIDEO_TTL_S"]),
         ({"PONG_S": "10", "PING_S": "9"}, ["GATEWAY_PONG_S", "GATEWAY_PING_S"]),
         ({"VIEWED_KEEP_S": "10", "ENDED_KEEP_S": "9"}, ["GATEWAY_VIEWED_KEEP_S", "GATEWAY_ENDED_KEEP_S"]),
+        ({**APNS, "APNS_KEY_ID": None}, ["GATEWAY_APNS_KEY_FILE", "GATEWAY_APNS_KEY_ID"]),
+        ({**APNS, "APNS_TEAM_ID": None}, ["GATEWAY_APNS_KEY_FILE", "GATEWAY_APNS_TEAM_ID"]),
+        ({**APNS, "APNS_TOPIC": None}, ["GATEWAY_APNS_KEY_FILE", "GATEWAY_APNS_TOPIC"]),
+        ({**APNS, "APNS_CERT_FILE": __file__}, ["GATEWAY_APNS_KEY_FILE", "GATEWAY_APNS_CERT_FILE"]),
+        ({"APNS_KEY_ID": "ABCDEFGHIJ"}, ["GATEWAY_APNS_KEY_ID", "GATEWAY_APNS_KEY_FILE"]),
+        ({"APNS_TOPIC": "org.example.app"}, ["GATEWAY_APNS_TOPIC", "GATEWAY_APNS_CERT_FILE"]),
+        ({"APNS_ENDPOINT": "https://x"}, ["GATEWAY_APNS_ENDPOINT", "GATEWAY_APNS_KEY_FILE"]),
+        ({"APNS_CA_FILE": __file__}, ["GATEWAY_APNS_CA_FILE", "GATEWAY_APNS_KEY_FILE"]),
+        ({"FCM_ENDPOINT": "https://x"}, ["GATEWAY_FCM_ENDPOINT", "GATEWAY_FCM_CREDENTIALS_FILE"]),
+        ({"FCM_CA_FILE": __file__}, ["GATEWAY_FCM_CA_FILE", "GATEWAY_FCM_CREDENTIALS_FILE"]),
     ],
 )
-def test_what_cannot_work_together_is_refused(variables: dict[str, str], named: list[str]) -> None:
-    (sentence,) = complaints(**variables)
+def test_what_cannot_work_together_is_refused(variables: dict[str, str | None], named: list[str]) -> None:
+    (sentence,) = complaints(**{name: text for name, text in variables.items() if text is not None})
     for name in named:
         assert name in sentence
 
