@@ -19,7 +19,9 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurv
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import NameOID
 
-from push.apns_connection import Answer, ApnsPool, ConnectionClosed, CouldNotConnect, ProviderToken
+from push.apns_token import ProviderToken
+from push.http2 import Answer, Header, Lost
+from push.http2_pool import Pool
 from push.retry_after import retry_after_ms
 from push.sender import (
     Accepted,
@@ -38,6 +40,10 @@ HOSTS = {
     Environment.PRODUCTION: "https://api.push.apple.com",
     Environment.SANDBOX: "https://api.sandbox.push.apple.com",
 }
+
+PING_S = 60.0
+"""How often a connection is pinged: Apple wants them kept open, and says that this shows whether they are ("Sending
+notification requests to APNs", "Follow best practices while sending push notifications with APNs")."""
 
 _TOKEN = re.compile(r"[0-9A-Fa-f]{2,512}\Z")
 _REASON = re.compile(r"[A-Za-z0-9]{1,64}\Z")
@@ -120,50 +126,51 @@ class ApnsSender:
         clock: Callable[[], float] = time.time,
     ) -> None:
         context = ssl.create_default_context()
-        context.set_alpn_protocols(["h2"])
         if ca_file is not None:
             context.load_verify_locations(ca_file)
-        token: ProviderToken | None = None
+        self._topic = credentials.topic.encode()
+        self._token: ProviderToken | None = None
         if isinstance(credentials, ApnsKey):
-            token = ProviderToken(credentials.key, key_id=credentials.key_id, team_id=credentials.team_id, clock=clock)
+            self._token = ProviderToken(
+                credentials.key, key_id=credentials.key_id, team_id=credentials.team_id, clock=clock
+            )
         else:
             context.load_cert_chain(credentials.file)
         self._pools = {}
         for environment, host in HOSTS.items():
             url = urlsplit(endpoint or host)
-            self._pools[environment] = ApnsPool(
-                url.hostname or "", url.port or 443, topic=credentials.topic, ssl_context=context, token=token
-            )
+            self._pools[environment] = Pool(url.hostname or "", url.port or 443, context, ping_s=PING_S)
 
     async def send(self, wakeup: Wakeup) -> Outcome:
         """Hand `wakeup` to APNs and say what became of it. Raises nothing but CancelledError."""
         if not _TOKEN.match(wakeup.token):
             return Rejected("the token is none of APNs': it must be hexadecimal")
+        headers = [(b"apns-topic", self._topic), *headers_of(wakeup)]
+        if self._token is not None:
+            headers.append((b"authorization", self._token.header.encode()))
         try:
             answer = await self._pools[wakeup.environment].post(
-                f"/3/device/{wakeup.token}", headers(wakeup), payload(wakeup.content)
+                f"/3/device/{wakeup.token}", headers, payload(wakeup.content)
             )
-        except CouldNotConnect as error:
-            return Retry(f"no connection: {type(error.__context__).__name__}", outage=True)
-        except ConnectionClosed as error:
-            return Retry(str(error), outage=True)
+        except Lost as lost:
+            return Retry(str(lost), outage=True)
         return judge(answer)
 
     async def close(self) -> None:
         """End the connections."""
         for pool in self._pools.values():
-            pool.close()
+            await pool.close()
 
 
-def headers(wakeup: Wakeup) -> list[tuple[str, str]]:
+def headers_of(wakeup: Wakeup) -> list[Header]:
     """The headers that say how a push is to be treated."""
     alert = wakeup.content.alert is not None
     return [
-        ("apns-id", wakeup.id),
-        ("apns-push-type", "alert" if alert else "background"),
-        ("apns-priority", "10" if alert else "5"),
-        ("apns-expiration", str(wakeup.expires_at // 1000)),
-        ("apns-collapse-id", wakeup.collapse_id),
+        (b"apns-id", wakeup.id.encode()),
+        (b"apns-push-type", b"alert" if alert else b"background"),
+        (b"apns-priority", b"10" if alert else b"5"),
+        (b"apns-expiration", str(wakeup.expires_at // 1000).encode()),
+        (b"apns-collapse-id", wakeup.collapse_id.encode()),
     ]
 
 
