@@ -208,7 +208,7 @@ class Hub:
     async def lost(self, client_id: ClientId, device_id: DeviceId) -> None:
         """A device's socket has ended before it acknowledged the news: have it woken, unless another is open here."""
         audience = self._audiences.get(client_id)
-        if not self._closing and not (audience and any(one.device_id == device_id for one in audience.sockets)):
+        if not (audience and any(one.device_id == device_id for one in audience.sockets)):
             await self._bus.kick(Kick(client_id, device_id))
 
     # --- Polls that are held

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -14,9 +14,9 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.frames import Opcode
 
-from gateway.bus.bus import Kick
+from gateway.bus.bus import Cause, Dismissal, Kick
 from gateway.transit.state import ClientId, DeviceId
-from storage.documents import StoreUnavailable
+from storage.documents import Document, StoreUnavailable
 from tests.running import (
     UPGRADE,
     VIDEO,
@@ -628,6 +628,39 @@ async def test_a_device_that_is_connected_again_is_not_woken(
 
             await until(one, "one is left")
             assert kicks == []
+    await ended(gw, bob)
+    assert len(kicks) == 1
+
+
+async def test_a_device_that_is_connected_again_through_another_process_is_not_woken(
+    gw: Running, alice: App, bob: App, kicks: list[Kick]
+) -> None:
+    async with bob.socket("phone") as phone:
+        await sent_to(alice, bob)
+        newer = Dismissal(ClientId(bob.client_id), DeviceId("phone"), Cause.DISPLACED, gw.gateway.hub.rank())
+        gw.gateway.hub.dismissed(newer)
+        assert await phone.ended() == (4409, "displaced")
+    await ended(gw, bob)
+    assert kicks == []
+
+
+async def test_a_device_that_goes_while_its_acknowledgement_fails_is_woken(
+    gw: Running, alice: App, bob: App, kicks: list[Kick], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents, asked, failing = gw.gateway.service.changes.documents, asyncio.Event(), asyncio.Event()
+
+    async def load(keys: Sequence[str]) -> list[Document]:
+        asked.set()
+        await failing.wait()
+        raise StoreUnavailable("gone")
+
+    async with bob.socket("phone") as phone:
+        _, version = await sent_to(alice, bob)
+        monkeypatch.setattr(documents, "load", load)
+        await phone.ack(version)
+        await within(asked.wait())
+    assert kicks == []
+    failing.set()
     await ended(gw, bob)
     assert len(kicks) == 1
 

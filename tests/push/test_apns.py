@@ -357,8 +357,9 @@ async def test_pushes_that_are_given_up_take_no_room_for_ever(sender: ApnsSender
 
 async def test_thousands_of_errors_do_not_use_up_the_connection(sender: ApnsSender, apns: ApnsSimulator) -> None:
     """Each has a body, which has to be acknowledged."""
-    apns.react = lambda _: refusal("BadDeviceToken")
-    for _ in range(15):
+    long = Answer(400, b'{"reason":"BadDeviceToken","detail":"%s"}' % (b"x" * 500))
+    apns.react = lambda _: long
+    for _ in range(5):
         assert set(await all_sent(sender, wakeups(200))) == {Rejected("BadDeviceToken")}
     assert apns.connections <= http2_pool.MOST_CONNECTIONS
 

@@ -191,6 +191,22 @@ async def test_cancelling_a_push_is_no_failure(sender: GuardedSender, provider: 
     assert sender.pause_ms() == 0
 
 
+async def test_a_push_that_is_cancelled_while_it_asks_whether_the_provider_works_leaves_that_to_the_next(
+    sender: GuardedSender, provider: Provider, clock: Clock
+) -> None:
+    provider.answer = lambda _: DOWN
+    await sent(sender, MOST_FAILURES)
+    clock.now_s += MOST_PAUSE_S
+    provider.let.clear()
+    task = asyncio.create_task(sender.send(WAKEUP))
+    await started(provider, [task], MOST_FAILURES + 1)
+    task.cancel()
+    await asyncio.wait([task])
+    provider.let.set()
+    provider.answer = lambda _: Accepted()
+    assert await sent(sender) == [Accepted()]
+
+
 async def test_a_few_dead_tokens_are_believed(sender: GuardedSender, provider: Provider) -> None:
     provider.answer = lambda _: TokenDead(5)
     assert await sent(sender, LEAST_DEAD - 1) == [TokenDead(5)] * (LEAST_DEAD - 1)

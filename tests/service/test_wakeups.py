@@ -198,6 +198,7 @@ async def test_a_token_that_was_registered_again_while_its_push_was_under_way_is
     async def registers() -> None:
         gateway.pass_time(0.1)
         await gateway.register()
+        gateway.pass_time(0.1)
 
     gateway.provider.meanwhile = registers
     gateway.provider.answer = lambda _: TokenDead()
@@ -508,6 +509,14 @@ async def test_a_steady_stream_of_news_does_not_put_the_push_off(gateway: Gatewa
         gateway.pass_time(4)
         sent += len(await pushes(gateway))
     assert sent > 0
+
+
+async def test_a_video_that_nobody_viewed_in_time_expires_and_is_not_pushed(gateway: Gateway) -> None:
+    ref = await gateway.send()
+    await gateway.register()
+    gateway.pass_time(gateway.policy.video_ttl_ms / 1000 + 1)
+    assert await pushes(gateway) == []
+    assert await gateway.sent_status(ref) is Status.EXPIRED
 
 
 async def test_what_a_peers_document_hides_does_not_keep_a_client_from_being_woken(gateway: Gateway) -> None:
