@@ -1,5 +1,5 @@
-"""The service account that sends through FCM, from the file that Google issues: firebase.google.com, "Send a message using
-FCM HTTP v1 API", "Authorize HTTP v1 send requests".
+"""The service account that sends through FCM, from the file that Google issues: firebase.google.com, "Send a message
+using FCM HTTP v1 API", "Authorize HTTP v1 send requests".
 
 firebase-admin (`credentials.Certificate`) would ask for the right to everything of the project. Here it is to send.
 """

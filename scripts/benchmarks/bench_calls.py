@@ -21,7 +21,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,9 +61,15 @@ class Figures:
 
 
 class Server:
-    """A gateway in a process of its own, on the data in a folder. `program`: what Python runs."""
+    """A gateway in a process of its own, on the data in a folder. `program`: what Python runs. `settings`: more of the
+    environment."""
 
-    def __init__(self, data: Path, program: Sequence[str] = ("-m", "gateway", "serve")) -> None:
+    def __init__(
+        self,
+        data: Path,
+        program: Sequence[str] = ("-m", "gateway", "serve"),
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         environ = {**os.environ, "PYTHONPATH": str(ROOT)} | {
             "GATEWAY_DATA_DIR": str(data),
             "GATEWAY_PORT": "0",
@@ -70,6 +77,7 @@ class Server:
             "GATEWAY_RATE_FRAMES": "0",
             "GATEWAY_JWT_SECRET": SECRET,
             "GATEWAY_LOG_FORMAT": "json",
+            **(settings or {}),
         }
         started = time.monotonic()
         self._process = subprocess.Popen(
@@ -137,7 +145,10 @@ class Connection:
 
     def answered(self) -> bool:
         """Read what is there; whether the answer is whole."""
-        self._got += self.socket.recv(65536)
+        received = self.socket.recv(65536)
+        if not received:
+            raise SystemExit("the gateway has closed a connection")
+        self._got += received
         if not self._need:
             end = self._got.find(b"\r\n\r\n")
             if end < 0:
@@ -148,6 +159,11 @@ class Connection:
             length = int(head[found + 16 :].split(b"\r\n", 1)[0]) if found >= 0 else 0
             self._need = end + 4 + length
         return len(self._got) >= self._need
+
+    @property
+    def body(self) -> bytes:
+        """The body of the answer, once that is whole."""
+        return bytes(self._got).partition(b"\r\n\r\n")[2]
 
 
 def drive(server: Server, requests: Iterator[bytes], connections: int, expected: bytes) -> Figures:
@@ -167,7 +183,7 @@ def drive(server: Server, requests: Iterator[bytes], connections: int, expected:
                 continue
             latencies.append(time.perf_counter() - connection.sent_at)
             if connection.status != expected:
-                raise SystemExit(f"answered {connection.status!r}, not {expected!r}: {bytes(connection._got)!r}")  # noqa: SLF001
+                raise SystemExit(f"answered {connection.status!r}, not {expected!r}: {connection.body!r}")
             following = next(requests, None)
             if following is None:
                 selector.unregister(connection.socket)
@@ -205,6 +221,28 @@ class Pair:
     recipient_token: str
 
 
+@asynccontextmanager
+async def stores(data: Path) -> AsyncIterator[tuple[Changes, DiskObjects]]:
+    """The product's own parts, on the data in a folder."""
+    documents = SqliteDocuments(data / "state.db")
+    objects = DiskObjects(data / "objects")
+    metrics = Metrics()
+    try:
+        yield (
+            Changes(
+                documents=documents,
+                bus=MemoryBus(),
+                removals=Removals(objects, metrics),
+                policy=Policy(),
+                metrics=metrics,
+            ),
+            objects,
+        )
+    finally:
+        await documents.close()
+        await objects.close()
+
+
 class World:
     """Clients with videos in transit, made with the product's own parts before the gateway starts."""
 
@@ -214,20 +252,13 @@ class World:
 
     async def seed(self, pairs: int) -> None:
         """`pairs` senders with one uploaded video each, to as many recipients."""
-        documents = SqliteDocuments(self._data / "state.db")
-        objects = DiskObjects(self._data / "objects")
-        metrics = Metrics()
-        changes = Changes(
-            documents=documents, bus=MemoryBus(), removals=Removals(objects, metrics), policy=Policy(), metrics=metrics
-        )
-        service = Service(changes, objects, UploadLimits())
         made: list[Pair] = []
-        for start in range(0, pairs, 64):
-            made += await asyncio.gather(
-                *(self._pair(service, objects, n) for n in range(start, min(pairs, start + 64)))
-            )
-        await documents.close()
-        await objects.close()
+        async with stores(self._data) as (changes, objects):
+            service = Service(changes, objects, UploadLimits())
+            for start in range(0, pairs, 64):
+                made += await asyncio.gather(
+                    *(self._pair(service, objects, n) for n in range(start, min(pairs, start + 64)))
+                )
         self.fresh = iter(made)
         self.pairs = made
 
@@ -236,9 +267,14 @@ class World:
         announced = await service.announce(sender, recipient, size=len(VIDEO), content_type="video/mp4")
         ref = VideoRef(announced.video_id, sender, recipient)
 
-        await objects.receive(UploadGrant(ref.object_key, len(VIDEO), "video/mp4", None), _bytes())
+        await store(objects, ref)
         await service.confirm(ref)
         return Pair(ref, _token(sender), _token(recipient))
+
+
+async def store(objects: DiskObjects, ref: VideoRef) -> None:
+    """Put the bytes of a video where they belong, past the gateway."""
+    await objects.receive(UploadGrant(ref.object_key, len(VIDEO), "video/mp4", None), _bytes())
 
 
 async def _bytes() -> AsyncIterator[bytes]:

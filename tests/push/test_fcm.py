@@ -208,6 +208,11 @@ def to(device: int) -> Wakeup:
     return replace(WAKEUP, token=f"device-{device}")
 
 
+async def within(awaited: Awaitable[object]) -> None:
+    async with asyncio.timeout(10):
+        await awaited
+
+
 async def all_of(sends: Iterable[Awaitable[Outcome]]) -> list[Outcome]:
     async with asyncio.timeout(20):
         return await asyncio.gather(*sends)
@@ -464,6 +469,11 @@ async def test_details_of_another_form_are_none(used: Network, details: object) 
 async def test_only_the_messages_name_proves_that_fcm_has_taken_it(used: Network, body: bytes) -> None:
     used.answer(Answer(200, body))
     assert await used.only.send(WAKEUP) == Retry("HTTP 200, but not of FCM's form", outage=True)
+
+
+async def test_another_success_is_none(used: Network) -> None:
+    used.answer(Answer(202, b'{"name":"x"}'))
+    assert await used.only.send(WAKEUP) == Retry("HTTP 202, but not of FCM's form", outage=True)
 
 
 async def test_an_answer_that_does_not_end_is_not_read_to_its_end(used: Network) -> None:
@@ -948,7 +958,10 @@ async def test_who_waits_for_a_turn_may_be_cancelled_too(
         send.cancel()
     await asyncio.wait(sends[99:])
     last = asyncio.ensure_future(sender.send(WAKEUP))
-    await asyncio.sleep(0)
+    [connection] = sender._pool._open
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert connection.load == 101
     network.messages()
     first.cancel()  # so that it is the turn of the last
     assert await last == Accepted()
@@ -1031,7 +1044,7 @@ async def test_a_server_that_goes_away_still_answers_what_it_has_begun(network: 
     assert await all_of(sends) == [Accepted()] * 20
     assert len(network.came) == 22
     assert network.connections == 2
-    await old.closed.wait()
+    await within(old.closed.wait())
 
 
 async def test_a_server_that_went_away_while_nothing_was_under_way_is_nothing_to_the_next_send(
@@ -1040,7 +1053,7 @@ async def test_a_server_that_went_away_while_nothing_was_under_way_is_nothing_to
     for _ in range(3):
         assert await sender.send(WAKEUP) == Accepted()
         network.simulator.go_away()
-        await network.simulator.listener.emptied()
+        await within(network.simulator.listener.emptied())
     assert await sender.send(WAKEUP) == Accepted()
     assert network.connections == 4
 
@@ -1068,7 +1081,7 @@ async def test_silence_is_noticed_though_every_send_was_cancelled_before(
     [connection] = sender._pool._open
     send.cancel()
     await asyncio.wait([send])
-    await connection.closed.wait()
+    await within(connection.closed.wait())
     network.messages()
     assert await sender.send(WAKEUP) == Accepted()
     assert network.connections == 2
@@ -1255,7 +1268,7 @@ async def test_nothing_is_left_after_closing(network: Network) -> None:
     await sender.close()
     await sender.close()
     assert not sender._pool._open
-    await network.simulator.listener.emptied()
+    await within(network.simulator.listener.emptied())
     assert asyncio.all_tasks() <= before
     assert await sender.send(WAKEUP) == Retry("the sender is closed", outage=True)
     assert network.simulator.open_connections == 0

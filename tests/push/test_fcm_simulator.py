@@ -441,6 +441,7 @@ async def test_a_device_has_four_collapse_keys_at_a_time(server: Server, clock: 
     assert [await send(key) for key in "abcda"] == [200] * 5
     assert await send("e") == 400
     assert await send("e", "another") == 200
+    assert (await server.send()).status_code == 200
     clock.now_s += 30
     assert await send("a") == 200
     clock.now_s += 30
