@@ -163,12 +163,14 @@ def _reschedule(device: Device, newest: int, video_news: int, *, fresh: bool, no
 
 
 class Push(NamedTuple):
-    """A push to one device, as the state at its claim says: an alert while videos wait, else in the background."""
+    """A push to one device, as the state at its claim says: an alert while videos wait, else in the background.
+    `until`: when the claim is over (ms)."""
 
     device_id: DeviceId
     device: Device
     alert: bool
     sound: bool
+    until: int
 
 
 def claim(
@@ -189,14 +191,15 @@ def claim(
     newest = news(state, policy)
     devices, pushes = dict(state.devices), []
     for device_id, device in state.devices.items():
-        if not 0 < device.next_at <= now + (policy.ack_grace_ms if device_id in absent else 0):
+        early_ms = policy.ack_grace_ms if device_id in absent and not device.failures else 0
+        if not 0 < device.next_at <= now + early_ms:
             continue
         if pause_ms := pauses.get(device.platform, 0):
             devices[device_id] = device._replace(next_at=now + pause_ms)
             continue
         alert = device.acked < video_news
         loud = alert and device.attempts == 0 and video_news == newest
-        pushes.append(Push(device_id, device, alert, loud))
+        pushes.append(Push(device_id, device, alert, loud, now + LEASE_MS))
         devices[device_id] = device._replace(
             next_at=now + LEASE_MS,
             # Not only once it is answered: fresh news in between must not send the next one at once.
@@ -230,8 +233,8 @@ def postponed(state: ClientState, push: Push, after_ms: int | None, *, now: int,
     """The provider could not: try again after `after_ms`, or after a doubling time that `jitter` (0 to 1) shortens.
     Newer news waits as well: it would meet the same."""
     known = _still(state, push)
-    if known is None or not known.next_at or known.attempts > push.device.attempts:
-        return state
+    if known is None or not 0 < known.next_at <= push.until:
+        return state  # nothing is left to tell, or another push has been claimed since
     if after_ms is None:
         after_ms = round(min(RETRY_MOST_MS, RETRY_FIRST_MS << min(known.failures, 20)) * (1 - jitter / 2))
     return _with(

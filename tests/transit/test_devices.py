@@ -179,10 +179,12 @@ def test_a_failed_push_waits_as_the_provider_says_or_twice_as_long_each_time() -
     state, push = claimed(client(phone=ROW._replace(next_at=NOW)))
     said = devices.postponed(state, push, 7_000, now=NOW, jitter=0.5)
     assert said.devices[PHONE].next_at == NOW + 7_000
-    waits = []
+    now, waits = NOW, []
     for _ in range(14):
-        state = devices.postponed(state, push, None, now=NOW, jitter=0)
-        waits.append(state.devices[PHONE].next_at - NOW)
+        state = devices.postponed(state, push, None, now=now, jitter=0)
+        waits.append(state.devices[PHONE].next_at - now)
+        now = state.devices[PHONE].next_at
+        state, push = claimed(state, now)
     assert waits[:4] == [2_000, 4_000, 8_000, 16_000]
     assert waits[-1] == 5 * MINUTE_MS
     assert state.devices[PHONE].attempts == 0
@@ -200,7 +202,8 @@ def test_fresh_news_does_not_bring_a_failed_push_forward() -> None:
     state = devices.postponed(state, push, 60_000, now=NOW, jitter=0)
     state = devices.rescheduled(state, fresh=True, now=NOW, policy=POLICY)
     assert state.due == NOW + 60_000
-    assert devices.claim(state, now=NOW, policy=POLICY, absent={PHONE})[1] == []
+    for now in (NOW, NOW + 59_999):
+        assert devices.claim(state, now=now, policy=POLICY, absent={PHONE})[1] == []
 
 
 def test_a_failure_is_forgotten_once_a_push_is_accepted() -> None:
@@ -215,6 +218,12 @@ def test_a_failure_that_is_told_late_does_not_repeat_a_push_that_was_accepted_me
     state, push = claimed(client(phone=ROW._replace(next_at=NOW)))
     state, second = claimed(state, NOW + LEASE_MS)
     state = devices.accepted(state, second, NOW, now=NOW + LEASE_MS, policy=POLICY)
+    assert devices.postponed(state, push, None, now=NOW + LEASE_MS, jitter=0) is state
+
+
+def test_a_failure_that_is_told_late_does_not_end_the_claim_of_another_push() -> None:
+    state, push = claimed(client(phone=ROW._replace(next_at=NOW)))
+    state, _ = claimed(state, NOW + LEASE_MS)
     assert devices.postponed(state, push, None, now=NOW + LEASE_MS, jitter=0) is state
 
 
