@@ -29,7 +29,7 @@ MOST_SAID = 200
 _FCM_ERROR = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
 _BAD_REQUEST = "type.googleapis.com/google.rpc.BadRequest"
 _OTHER_PROVIDERS = frozenset({"THIRD_PARTY_AUTH_ERROR", "APNS_AUTH_ERROR"})
-_EVERYBODYS = frozenset({401, 403, 404, 408, 429})
+_EVERYBODYS = frozenset({401, 403, 404, 408})
 """Of the statuses that blame a request, those that the next one would get too."""
 
 _OPAQUE = re.compile(r"[\w.:~+-]{32,}")
@@ -73,7 +73,7 @@ def name_of(answer: Answer) -> str:
 
 def refused(answer: Answer, clock: Callable[[], float]) -> httpx.HTTPError:
     """Any other answer, as what firebase-admin takes for its HTTP client's: NoAnswer where it is not of FCM's form."""
-    after_ms = retry_after_ms(answer.headers.get(b"retry-after", b"").decode("latin-1"), clock=clock) or None
+    after_ms = retry_after_ms(answer.headers.get(b"retry-after", b"").decode("latin-1"), clock=clock)
     refusal = _refusal(answer, after_ms)
     if refusal is None:
         return NoAnswer(f"HTTP {answer.status}, but not of FCM's form", after_ms=after_ms)
@@ -109,7 +109,8 @@ def outcome_of(error: exceptions.FirebaseError, token: str) -> Outcome:
         case exceptions.InvalidArgumentError():
             return Rejected(_invalid(refusal))
         case exceptions.ResourceExhaustedError():
-            return Retry(_reason(refusal, token), refusal.after_ms or QUOTA_PAUSE_MS, outage=True)
+            # It may be the quota of the device alone, and is then nothing to the others.
+            return Retry(_reason(refusal, token), refusal.after_ms or QUOTA_PAUSE_MS)
         case _:
             outage = refusal.status >= 500 or refusal.status in _EVERYBODYS
             return Retry(_reason(refusal, token), refusal.after_ms, outage=outage)

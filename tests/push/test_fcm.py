@@ -390,11 +390,11 @@ def error(status: int, name: str, *details: object, message: str = "Sorry.") -> 
         ),
         (
             refusal("QUOTA_EXCEEDED"),
-            Retry("HTTP 429, QUOTA_EXCEEDED, RESOURCE_EXHAUSTED: Sending quota exceeded.", 60_000, outage=True),
+            Retry("HTTP 429, QUOTA_EXCEEDED, RESOURCE_EXHAUSTED: Sending quota exceeded.", 60_000),
         ),
         (
             refusal("QUOTA_EXCEEDED", retry_after=7),
-            Retry("HTTP 429, QUOTA_EXCEEDED, RESOURCE_EXHAUSTED: Sending quota exceeded.", 7_000, outage=True),
+            Retry("HTTP 429, QUOTA_EXCEEDED, RESOURCE_EXHAUSTED: Sending quota exceeded.", 7_000),
         ),
         (
             refusal("UNAVAILABLE"),
@@ -1255,6 +1255,39 @@ async def test_an_answer_may_come_before_all_has_been_sent(network: Network) -> 
             assert await sender.send(WAKEUP) == Accepted()
         [server] = servers
         assert server.open <= 1  # the last one's end is on its way
+        await sender.close()
+
+
+class OneAtATime(asyncio.Protocol):
+    """Takes one request at a time, and says nothing of any."""
+
+    def __init__(self, came: Noted) -> None:
+        self._came = came
+        self._h2 = H2Connection(H2Configuration(client_side=False))
+        self._h2.local_settings = Settings(client=False, initial_values={SettingCodes.MAX_CONCURRENT_STREAMS: 1})
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._h2.initiate_connection()
+        transport.write(self._h2.data_to_send())  # type: ignore[attr-defined]
+
+    def data_received(self, data: bytes) -> None:
+        for event in self._h2.receive_data(data):
+            if isinstance(event, RequestReceived):
+                self._came.note("a request")
+
+
+async def test_when_a_send_is_cancelled_it_is_the_turn_of_the_next(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http2_pool, "MOST_CONNECTIONS", 1)
+    came = Noted()
+    async with served(lambda: OneAtATime(came), network.simulator.authority.server_context()) as endpoint:
+        sender = network.sender(endpoint=endpoint)
+        sends = [asyncio.ensure_future(sender.send(to(device))) for device in range(4)]
+        for number, send in enumerate(sends, 1):
+            await came.has(number)
+            send.cancel()
+        await asyncio.wait(sends)
         await sender.close()
 
 

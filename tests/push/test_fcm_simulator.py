@@ -902,7 +902,12 @@ async def test_the_script_knows_which_reasons_there_are(option: str) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "push.simulators", "--answer", option, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    _, errors = await within(process.communicate())
+    try:
+        _, errors = await within(process.communicate())
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
     assert process.returncode == 2
     assert option.partition(":")[0].encode() in errors
