@@ -3,7 +3,8 @@
     documents = DocumentsState(scheduler, seed, witness, clock=…)    documents.view(loop) -> SimulatedDocuments
     objects = ObjectsState(scheduler, seed, witness, clock=…)        objects.view(loop) -> SimulatedObjects
     bus = BusState(scheduler, seed, witness)                         bus.view(loop) -> SimulatedBus
-    providers = ProviderState(scheduler, seed, witness, deliver)     providers.view(loop) -> SimulatedSender
+
+Push providers are in `providers`.
 
 Trouble comes in windows, which the world opens; `machine`: the name of the one process (its loop's) that it is about:
 
@@ -13,7 +14,6 @@ Trouble comes in windows, which the world opens; `machine`: the name of the one 
 
     documents, objects   THROTTLE, LOST_ANSWER, SLOW, CUT (they do not reach it), documents also STALE (the due index)
     bus                  LOSSY; and bus.freeze(for_s), bus.flush(), bus.cut(loop, for_s)
-    providers            DOWN, LOSING, REPEATING, SLOW; and providers.dead[token] = since_ms
 
 Uploads: `objects.put(url, data) -> int` stores at once and answers a status; `objects.get(url)` likewise.
 `documents.inner`, `objects.inner` are the stores in memory: `at_once(documents.inner.load([key]))`.
@@ -34,7 +34,6 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from gateway.bus.bus import Dismissal, Kick, Listener, Publication
 from gateway.errors import Unavailable
 from gateway.transit.state import ClientId
-from push.sender import Accepted, Outcome, Retry, TokenDead, Wakeup
 from storage.documents import Conflict, Document, Due, ScanPage, StoreUnavailable, check_documents
 from storage.memory import MemoryDocuments, MemoryObjects
 from storage.objects import (
@@ -94,6 +93,15 @@ class Kind(StrEnum):
     STALE = "stale"
     LOSSY = "lossy"
     DOWN = "down"
+    """A provider takes nobody's push now."""
+    HANGING = "hanging"
+    """A provider never answers; it may have taken the push all the same."""
+    REFUSING = "refusing"
+    """A provider takes this push another time."""
+    REJECTING = "rejecting"
+    """A provider takes this push never."""
+    DISOWNING = "disowning"
+    """A provider says of every token that it is dead: a wrong key, or a wrong environment."""
     LOSING = "losing"
     REPEATING = "repeating"
 
@@ -140,7 +148,7 @@ class Troubles:
         )
 
 
-class _Backend:
+class Backend:
     """What all of them have: a stream of random numbers, latencies, troubles."""
 
     def __init__(self, scheduler: Scheduler, seed: int, witness: Witness) -> None:
@@ -180,7 +188,7 @@ class _Operation:
 
     def __init__(
         self,
-        backend: _Backend,
+        backend: Backend,
         loop: MachineLoop,
         what: str,
         parts: Sequence[Callable[[], None]],
@@ -270,7 +278,7 @@ class _Operation:
 # --- Documents
 
 
-class DocumentsState(_Backend):
+class DocumentsState(Backend):
     """The documents that all processes share."""
 
     def __init__(self, scheduler: Scheduler, seed: int, witness: Witness, *, clock: Callable[[], float]) -> None:
@@ -369,7 +377,7 @@ class SimulatedDocuments:
 # --- Objects
 
 
-class ObjectsState(_Backend):
+class ObjectsState(Backend):
     """The bytes that phones and processes share."""
 
     def __init__(self, scheduler: Scheduler, seed: int, witness: Witness, *, clock: Callable[[], float]) -> None:
@@ -487,7 +495,7 @@ class SimulatedObjects:
 # --- The bus
 
 
-class BusState(_Backend):
+class BusState(Backend):
     """A bus as Redis would be one: subscriptions at the server, one connection of each process, first in first out."""
 
     def __init__(self, scheduler: Scheduler, seed: int, witness: Witness) -> None:
@@ -555,6 +563,11 @@ class BusState(_Backend):
             views.pop(view, None)
             if not views:
                 del self._subscribed[client_id]
+
+    def forget(self, view: "SimulatedBus") -> None:
+        """A process has connected anew: the server finds that its connection before is no more."""
+        for client_id in [key for key, views in self._subscribed.items() if view in views]:
+            self.unsubscribe(view, client_id)
 
     def fan_out(self, client_id: ClientId, bring: Callable[["SimulatedBus"], None]) -> int:
         """Bring something to whoever subscribed; how many they are."""
@@ -717,6 +730,7 @@ class SimulatedBus:
     def _connect(self, connection: int) -> None:
         if connection == self._connection and not self._connected:
             self._connected = True
+            self._state.forget(self)
             self.loop.post(self._begin_again)
 
     def _begin_again(self) -> None:
@@ -785,74 +799,3 @@ def _resolve(answer: asyncio.Future[T], value: T) -> None:
 
 def _nobody(client_id: ClientId) -> None:
     return
-
-
-# --- Push providers
-
-
-class ProviderState(_Backend):
-    """The providers, and the phones' tokens. `deliver(wakeup)` is called when a push arrives at a phone."""
-
-    def __init__(self, scheduler: Scheduler, seed: int, witness: Witness, deliver: Callable[[Wakeup], None]) -> None:
-        super().__init__(scheduler, seed, witness)
-        self.deliver = deliver
-        self.dead: dict[str, int] = {}
-        """Tokens that no app has any more, with since when (ms)."""
-        self.dying: dict[str, Callable[[], None]] = {}
-        """What to call when a push to that token is asked for: the phone gets another at that very moment."""
-        self.calm = False
-        """Whether dead tokens are called dead for good, whenever they were registered: at the end of a run."""
-
-    def view(self, loop: MachineLoop) -> "SimulatedSender":
-        """The providers as one process sees them."""
-        return SimulatedSender(self, loop)
-
-    def ask(self, machine: str, wakeup: Wakeup) -> Outcome:
-        """What the provider says, and does."""
-        if (dies := self.dying.pop(wakeup.token, None)) is not None:
-            dies()
-        outcome = self._outcome(machine, wakeup)
-        self.witness.pushed(machine, wakeup, outcome)
-        if isinstance(outcome, Accepted) and not self.troubles.strike(Kind.LOSING, machine):
-            self.scheduler.after(self._travel_s(), lambda: self.deliver(wakeup))
-            if self.troubles.strike(Kind.REPEATING, machine):
-                self.scheduler.after(self.rng.uniform(1, 60), lambda: self.deliver(wakeup))
-        return outcome
-
-    def _outcome(self, machine: str, wakeup: Wakeup) -> Outcome:
-        if self.troubles.strike(Kind.DOWN, machine):
-            return Retry("simulated", self.rng.choice((None, None, 3_000)), outage=self.rng.random() < 0.8)
-        if wakeup.token in self.dead:
-            return TokenDead(None if self.calm or self.rng.random() < 0.2 else self.dead[wakeup.token])
-        return Accepted()
-
-    def _travel_s(self) -> float:
-        draw = self.rng.random()
-        return 0.05 + 2 * draw * draw if draw < 0.95 else self.rng.uniform(2, 20)
-
-
-class SimulatedSender:
-    """A `Sender` whose provider says what the simulation has it say."""
-
-    def __init__(self, state: ProviderState, loop: MachineLoop) -> None:
-        self._state = state
-        self._loop = loop
-
-    async def send(self, wakeup: Wakeup) -> Outcome:
-        state, loop = self._state, self._loop
-        left_s = state.scheduler.now_s + LEAVES_S
-        answer: asyncio.Future[Outcome] = loop.create_future()
-        slow = state.troubles.strike(Kind.SLOW, loop.name)
-
-        def arrive() -> None:
-            if loop.died_s < left_s:
-                return
-            outcome = state.ask(loop.name, wakeup)
-            back_s = state.rng.uniform(1, 40) if slow else 5 * state.latency_s()
-            state.scheduler.after(back_s, lambda: loop.post(_resolve, answer, outcome))
-
-        state.scheduler.after(max(LEAVES_S, 5 * state.latency_s()), arrive)
-        return await answer
-
-    async def close(self) -> None:
-        return

@@ -18,6 +18,7 @@ What a line does to its phone:
     line.lose_request, line.lose_answer, line.duplicate, line.slow     probabilities
     line.stall(for_s)                           the phone reads nothing of its sockets
     line.break_sockets()                        both ends notice
+    line.fragile = True                         likewise, the next that carries a packet, which is lost
     line.silence_sockets()                      neither end notices
     line.die()                                  the app ends without a word: its loop is killed
     line.sockets                                those that are open or about to be
@@ -155,6 +156,8 @@ class Line:
         self.lose_answer = 0.0
         self.duplicate = 0.0
         self.slow = 0.0
+        self.fragile = False
+        """Whether the socket breaks that is the next to carry a packet."""
         self.sockets: list[PhoneSocket] = []
         self.late: set[str] = set()
         """Requests that arrived when the app that sent them was gone: another may have said other things since."""

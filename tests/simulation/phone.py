@@ -13,7 +13,7 @@ from gateway.client.messages import Announced
 from gateway.client.record import Change, ReceivedStatus, Record
 from gateway.client.transfers import Progress
 from gateway.transit.state import ClientId, DeviceId, VideoId
-from push.sender import Wakeup
+from push.sender import Platform, Wakeup
 from tests.simulation.calls import ADDRESS, SimulatedCalls
 from tests.simulation.loops import MachineLoop
 from tests.simulation.network import Line
@@ -49,6 +49,8 @@ class Phone:
         """Whether it never comes back."""
         self._world = world
         self._rng = random.Random(f"{world.plan.seed} {name}")
+        self.platform = self._rng.choice(tuple(Platform))
+        self.provider = world.providers[self.platform]
         self._installations = 1
         self._push_tokens = 0
         self._sent = 0
@@ -104,7 +106,7 @@ class Phone:
             if account is None:
                 await asyncio.Event().wait()
             if self.wants_push:
-                self.loop.start(device.register("apns", self.push_token))
+                self.loop.start(device.register(self.platform.value, self.push_token))
             async for change in device.changes():
                 self._told(change)
 
@@ -277,14 +279,14 @@ class Phone:
         self._kill_push_token()
         self.push_token = self._new_push_token()
         if self.device is not None and self.runs and self.account is not None and self.wants_push:
-            self.loop.start(self.device.register("apns", self.push_token))
+            self.loop.start(self.device.register(self.platform.value, self.push_token))
 
     def _kill_push_token(self) -> None:
-        self._world.providers.dead[self.push_token] = self._world.now_ms
+        self.provider.dead[self.push_token] = self._world.now_ms
 
     def _new_push_token(self) -> str:
         self._push_tokens += 1
-        return f"{self.name}-token-{self._push_tokens}"
+        return f"{self.name}-{self.platform}-token-{self._push_tokens}"
 
     def pushed(self, wakeup: Wakeup) -> None:
         """A push arrives. The provider keeps the newest for a phone that is not there."""
@@ -338,7 +340,7 @@ class Phone:
             broken("view lost", f"{who} has seen {left}, and the gateway lists them")
         rows, most = state.devices, self._world.plan.setting.policy.max_devices
         registered = record.registration is not None and not self._world.duplicates and not truth.left(self.account)
-        alive = self.push_token not in self._world.providers.dead
+        alive = self.push_token not in self.provider.dead and not truth.was_told_dead(self.push_token)
         late = truth.logged_out_late((self.account, self.device_id))
         late = late or f"DELETE /v1/devices/{self.device_id}" in self.line.late
         alive = alive and not late

@@ -37,8 +37,8 @@ class Happening:
 class Setting:
     """What is so all the time.
 
-    `skews_s`: how far the clocks of the processes are off. `owners`: whose phones there are. `uploads`: how the gateway
-    hears of bytes that were stored. `token_s`: how long a bearer token is good.
+    `skews_s`: how far the clocks of the processes are off, of which there are one or two. `owners`: whose phones there
+    are. `uploads`: how the gateway hears of bytes that were stored. `token_s`: how long a bearer token is good.
     """
 
     policy: Policy
@@ -63,7 +63,7 @@ class Plan:
 
 def _policy(rng: random.Random, *, skewed: bool) -> Policy:
     """Times are short: a story of minutes sees every one of them pass. But where clocks differ, what one signs has to
-    live for longer than that."""
+    live for longer than that; and a lease is over before the first reminder, as in earnest."""
     small = rng.random() < 0.3
     return Policy(
         videos_per_pair=rng.choice((1, 1, 2)),
@@ -76,14 +76,14 @@ def _policy(rng: random.Random, *, skewed: bool) -> Policy:
         viewed_keep_ms=rng.choice((0, 0, 0, 30)) * SECOND,
         upload_ttl_ms=rng.choice((200, 300) if skewed else (30, 90, 90)) * SECOND,
         ack_grace_ms=5 * SECOND,
-        remind_after_ms=(20 * SECOND, 60 * SECOND, 120 * SECOND),
+        remind_after_ms=(100 * SECOND, 160 * SECOND, 220 * SECOND),
         push_on_status=rng.random() < 0.3,
     )
 
 
 def _setting(rng: random.Random) -> Setting:
     phones = rng.choice((2, 3, 3, 4, 5))
-    skews_s = rng.choice(((0.0, 0.0), (0.0, 0.0), (0.0, 120.0), (0.0, -120.0), (0.0, 3.0)))
+    skews_s = rng.choice(((0.0, 0.0), (0.0, 0.0), (0.0, 0.0), (0.0,), (0.0, 120.0), (0.0, -120.0), (0.0, 3.0)))
     return Setting(
         policy=_policy(rng, skewed=any(skews_s)),
         skews_s=skews_s,
@@ -125,7 +125,10 @@ _FAULTS = (
     _Kind("documents", 6, 15),
     _Kind("objects", 4, 20),
     _Kind("bus", 6, 40),
-    _Kind("provider", 5, 60),
+    _Kind("provider down", 8, 180),
+    _Kind("provider hanging", 5, 120),
+    _Kind("provider", 8, 60),
+    _Kind("tokens disowned", 2, 60),
     _Kind("network", 8, 30),
     _Kind("break socket", 5),
     _Kind("half-open socket", 4),

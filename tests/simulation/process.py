@@ -25,7 +25,7 @@ import contextlib
 import logging
 import random
 import uuid
-from collections.abc import Iterable, Iterator, MutableSet
+from collections.abc import Iterable, Iterator, Mapping, MutableSet
 from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
@@ -46,11 +46,13 @@ from gateway.transit import devices, policy, sealing
 from gateway.transit.decisions import VideoRef
 from gateway.transit.policy import Policy
 from gateway.transit.state import ClientState, DeviceId
+from push import breaker, guard
 from push.console import ConsoleSender
 from push.sender import Platform
-from tests.simulation.backends import BusState, DocumentsState, ObjectsState, ProviderState
+from tests.simulation.backends import BusState, DocumentsState, ObjectsState
 from tests.simulation.loops import MachineLoop, Scheduler
 from tests.simulation.network import Network, _Call
+from tests.simulation.providers import ProviderState
 from tests.simulation.sockets import Wire
 from tests.simulation.witness import Witness
 
@@ -110,7 +112,7 @@ class Backends:
     documents: DocumentsState
     objects: ObjectsState
     bus: BusState
-    providers: ProviderState
+    providers: Mapping[Platform, ProviderState]
 
 
 class Process:
@@ -179,13 +181,12 @@ class Process:
     def _wire(self) -> None:
         loop, backends = self.loop, self._backends
         bus = backends.bus.view(loop)
-        sender = backends.providers.view(loop)
         self._gateway = app.wired(
             self._config.settings(),
             documents=backends.documents.view(loop),
             objects=backends.objects.view(loop),
             bus=bus,
-            senders=dict.fromkeys(Platform, sender),
+            senders={platform: provider.view(loop) for platform, provider in backends.providers.items()},
             console=ConsoleSender(),
             policy=self._config.policy,
             clock=self.clock,
@@ -310,21 +311,34 @@ def steady(seed: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def scaled(*, worker_s: float = 2.0) -> Iterator[None]:
-    """Shorten the times that are not settings. `worker_s`: how often the due index is asked."""
+    """Shorten the times that are not settings, and lower what it takes to give up a provider, or to believe no dead
+    token: there are few devices in a story. `worker_s`: how often the due index is asked."""
     with contextlib.ExitStack() as stack:
         for module, name, value in (
             (policy, "SWEEP_MARGIN_MS", 300_000),
             (sealing, "PAIR_KEEP_MS", 180_000),
+            (policy, "BACKGROUND_SPACING_MS", 60_000),
             (devices, "BACKGROUND_SPACING_MS", 60_000),
+            (policy, "RETRY_MOST_MS", 60_000),
             (devices, "RETRY_MOST_MS", 60_000),
             (sweep, "TOKEN_REST_MS", 300_000),
             (sweep, "FULL_EVERY", 3),
             (wakeups, "HOUR_MS", 60_000),
             (wakeups, "POLL_S", worker_s),
+            (breaker, "MOST_FAILURES", 3),
+            (guard, "LEAST_DEAD", 3),
             (hub, "CHECK_S", CHECK_S),
         ):
             stack.enter_context(patch.object(module, name, value))
         yield
+
+
+FOR_OPERATORS = (
+    "a push was rejected",
+    "a push provider fails, and is left alone for a while",
+    "too many push tokens are dead at once",
+)
+"""How errors begin that are no faults of ours: a provider's words, which an operator has to read."""
 
 
 class _Errors(logging.Handler):
@@ -335,21 +349,25 @@ class _Errors(logging.Handler):
         self._witness = witness
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage().startswith(FOR_OPERATORS):
+            return
         error = record.exc_info[1] if record.exc_info else None
         self._witness.broken("error logged", f"{record.getMessage()}: {error!r}")
 
 
 @contextlib.contextmanager
 def errors_noted(witness: Witness) -> Iterator[None]:
-    """Take each error that the gateway logs as a fault; anything less is not logged."""
-    logger = logging.getLogger("gateway")
-    handler, before = _Errors(witness), (logger.level, logger.propagate)
-    logger.setLevel(logging.ERROR)
-    logger.propagate = False
-    logger.addHandler(handler)
+    """Take each error that the gateway and its senders log as a fault; anything less is not logged."""
+    handler, loggers = _Errors(witness), [logging.getLogger(name) for name in ("gateway", "push")]
+    before = [(logger.level, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+        logger.propagate = False
+        logger.addHandler(handler)
     try:
         yield
     finally:
-        logger.removeHandler(handler)
-        logger.setLevel(before[0])
-        logger.propagate = before[1]
+        for logger, (level, propagate) in zip(loggers, before, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+            logger.propagate = propagate

@@ -216,7 +216,11 @@ class SimulatedTransport(asyncio.Transport):
             if opcode == TEXT:
                 self._witness.frame_left(self._wire.number, payload)
             elif opcode == CLOSE:
-                self._witness.socket_closed(self._wire.number)
+                self._witness.socket_closed(self._wire.number, int.from_bytes(payload[:2]))
+        if self._wire.line.fragile and any(payload.startswith(b'{"type":"info"') for _, payload in frames):
+            self._wire.line.fragile = False
+            self._wire.reset_both()  # what was written is lost with it
+            return
         if self._buffer or (self._wire.unread and self._wire.unread + len(data) > SOCKET_BUFFER):
             self._buffer.append(data)
             if not self._paused and self._protocol is not None:

@@ -6,7 +6,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -15,25 +15,15 @@ from websockets.exceptions import ConnectionClosed
 
 from gateway.bus.bus import Dismissal, Publication
 from gateway.errors import Unavailable
-from gateway.transit.policy import Policy
 from gateway.transit.state import ClientId
-from push.sender import Accepted, Content, Environment, Outcome, Platform, Retry, Wakeup
+from push.sender import Accepted, Content, Environment, Platform, Rejected, Retry, TokenDead, Wakeup
 from storage.documents import Conflict, Document, StoreUnavailable
-from tests.simulation.backends import (
-    BusState,
-    DocumentsState,
-    Kind,
-    ObjectsState,
-    ProviderState,
-    SimulatedBus,
-    at_once,
-)
-from tests.simulation.calls import SimulatedCalls
+from tests.simulation.backends import BusState, DocumentsState, Kind, SimulatedBus, at_once
 from tests.simulation.loops import MachineLoop, Scheduler, dispose, quiet
-from tests.simulation.network import Answer, Line, Network
-from tests.simulation.process import START_S, Backends, Config, Process, errors_noted, scaled, steady, token
-from tests.simulation.sockets import PhoneSocket
-from tests.simulation.truth import Truth
+from tests.simulation.network import Answer, Line
+from tests.simulation.process import START_S, errors_noted, scaled, steady
+from tests.simulation.providers import providers_of
+from tests.simulation.small import Small, outcome_of, small
 from tests.simulation.witness import Witness
 
 ROOT = Path(__file__).parents[2]
@@ -147,21 +137,6 @@ def witness() -> Wrote:
 @pytest.fixture
 def documents(scheduler: Scheduler, witness: Wrote) -> DocumentsState:
     return DocumentsState(scheduler, 1, witness, clock=lambda: START_S + scheduler.now_s)
-
-
-def outcome_of(scheduler: Scheduler, machine: MachineLoop, work: Awaitable[object], within_s: float = 60) -> object:
-    """What becomes of it: the result, the exception, or None where it never ends."""
-    ends: list[object] = []
-
-    async def run() -> None:
-        try:
-            ends.append(await work)
-        except Exception as error:
-            ends.append(error)
-
-    machine.start(run())
-    scheduler.run_for(within_s)
-    return ends[0] if ends else None
 
 
 def test_a_commit_is_seen_by_a_load_from_another_process(
@@ -337,121 +312,36 @@ def test_nobody_is_certain_only_where_nobody_can_be(
 # --- Pushes
 
 
-def test_a_provider_that_is_down_asks_for_another_try_and_one_that_loses_does_not(
-    scheduler: Scheduler, machine: MachineLoop, witness: Wrote
-) -> None:
+def test_a_provider_does_what_its_trouble_is(scheduler: Scheduler, machine: MachineLoop, witness: Wrote) -> None:
     arrived: list[Wakeup] = []
-    providers = ProviderState(scheduler, 1, witness, arrived.append)
-    sender = providers.view(machine)
-    wakeup = Wakeup("id", Platform.FCM, Environment.PRODUCTION, "token", "alice", Content(1, None, None), 0)
+    providers = providers_of(scheduler, random.Random(1), witness, arrived.append)
+    fcm, apns = providers[Platform.FCM], providers[Platform.APNS]
 
-    def push() -> Outcome:
-        found = outcome_of(scheduler, machine, sender.send(wakeup), 100)
-        assert isinstance(found, Accepted | Retry)
-        return found
+    def push(platform: Platform) -> tuple[object, int]:
+        wakeup = Wakeup("id", platform, Environment.PRODUCTION, "token", "alice", Content(1, None, None), 0)
+        found = outcome_of(scheduler, machine, providers[platform].view(machine).send(wakeup), 100)
+        return found if isinstance(found, Accepted | TokenDead | None) else type(found), len(arrived)
 
-    assert (push(), len(arrived)) == (Accepted(), 1)
-    providers.troubles.open(Kind.LOSING, 50)
-    assert (push(), len(arrived)) == (Accepted(), 1)
-    providers.troubles.open(Kind.DOWN, 50)
-    assert isinstance(push(), Retry)
-    providers.troubles.open(Kind.REPEATING, 50)
-    assert (push(), len(arrived)) == (Accepted(), 3)
+    assert push(Platform.FCM) == (Accepted(), 1)
+    for kind, outcome in (
+        (Kind.LOSING, Accepted()),
+        (Kind.DOWN, Retry),
+        (Kind.REFUSING, Retry),
+        (Kind.REJECTING, Rejected),
+        (Kind.DISOWNING, TokenDead()),
+    ):
+        fcm.troubles.open(kind, 50)
+        assert push(Platform.FCM) == (outcome, 1)
+    fcm.troubles.open(Kind.REPEATING, 50)
+    assert push(Platform.FCM) == (Accepted(), 3)
+    apns.troubles.open(Kind.HANGING, 50)
+    assert push(Platform.APNS)[0] is None
+    fcm.dead["token"] = 5
+    assert push(Platform.FCM)[0] in {TokenDead(), TokenDead(5)}
+    assert isinstance(push(Platform.APNS)[0], Accepted)
 
 
 # --- Processes and the network
-
-
-class Came(Truth):
-    """Also remembers which requests came, and to whom."""
-
-    def __init__(self, scheduler: Scheduler) -> None:
-        super().__init__(scheduler, POLICY)
-        self.came: list[str] = []
-
-    def request_came(
-        self,
-        call: int,
-        machine: str,
-        method: str,
-        path: str,
-        *,
-        query: dict[str, str],
-        headers: dict[str, str],
-        body: bytes,
-    ) -> None:
-        self.came.append(f"{machine} {method}")
-        super().request_came(call, machine, method, path, query=query, headers=headers, body=body)
-
-
-POLICY = Policy(video_ttl_ms=120_000, ended_keep_ms=60_000, upload_ttl_ms=90_000, remind_after_ms=(20_000, 60_000))
-
-
-class Small:
-    """A gateway of two processes, and a phone."""
-
-    def __init__(self, seed: int) -> None:
-        self.scheduler = Scheduler(seed)
-        self.truth = Came(self.scheduler)
-        self.scheduler.noted = self.truth.broken
-        self.pushes: list[Wakeup] = []
-        documents = DocumentsState(self.scheduler, seed, self.truth, clock=self.clock)
-        objects = ObjectsState(self.scheduler, seed, self.truth, clock=self.clock)
-        bus = BusState(self.scheduler, seed, self.truth)
-        providers = ProviderState(self.scheduler, seed, self.truth, self.pushes.append)
-        self.backends = Backends(documents, objects, bus, providers)
-        self.network = Network(self.scheduler, seed, self.truth, objects)
-        self.processes = [self.process("one"), self.process("two")]
-        self.network.processes = self.processes
-        self.loop = MachineLoop(self.scheduler, "phone")
-        self.line = self.network.line("phone", self.loop)
-
-    def clock(self) -> float:
-        return START_S + self.scheduler.now_s
-
-    def process(self, name: str) -> Process:
-        process = Process(name, self.scheduler, Config(POLICY), self.backends, self.network)
-        process.start()
-        return process
-
-    def run(self, work: Awaitable[object], within_s: float = 60) -> object:
-        return outcome_of(self.scheduler, self.loop, work, within_s)
-
-    async def poll(self) -> Answer:
-        return await self.line.request("GET", "/v1/poll", headers=self.headers("alice"))
-
-    def headers(self, client_id: str) -> dict[str, str]:
-        return {"authorization": f"Bearer {token(client_id, self.scheduler.now_s)}"}
-
-    async def socket(self) -> PhoneSocket:
-        query = {"device_id": "a1", "version": "0"}
-        return await self.line.socket("/v1/ws", query, token("alice", self.scheduler.now_s))
-
-    def opened(self) -> PhoneSocket:
-        socket = self.run(self.socket(), 1)
-        assert isinstance(socket, PhoneSocket)
-        return socket
-
-    async def send(self, client_id: str, to: str) -> str:
-        """A video from one to the other; its id."""
-        calls = SimulatedCalls(self.line, token(client_id, self.scheduler.now_s))
-        body = {"recipient_id": to, "size": 4, "content_type": "video/mp4"}
-        announced = (await calls.call("POST", "/v1/videos", body=body)).json()
-        video_id: str = announced["video_id"]
-        await self.line.put(announced["upload"]["url"], b"data")
-        confirmed = {"status": "uploaded", "recipient_id": to}
-        await calls.call("POST", f"/v1/videos/{video_id}/status", body=confirmed)
-        return video_id
-
-
-@contextlib.contextmanager
-def small(seed: int = 1) -> Iterator[Small]:
-    gateway = Small(seed)
-    with quiet(), steady(seed), scaled(), errors_noted(gateway.truth):
-        yield gateway
-        violation = gateway.truth.violation
-    dispose(gateway.scheduler)
-    assert violation is None
 
 
 def test_a_poll_is_answered_by_the_real_application() -> None:

@@ -32,8 +32,9 @@ import orjson
 from gateway import packet
 from gateway.bus.bus import Publication
 from gateway.changes import CLIENT_PREFIX
+from gateway.live.closing import CloseCode
 from gateway.registry import TOKEN_PREFIX, TokenOwner, decode_owner, hash_token
-from gateway.transit import devices, expiry, sending
+from gateway.transit import expiry, sending
 from gateway.transit.decisions import VideoRef
 from gateway.transit.policy import Policy
 from gateway.transit.state import ClientId, ClientState, DeviceId, Status, Video, VideoId, decode, encode
@@ -42,11 +43,15 @@ from storage.documents import Document
 from tests.simulation.loops import Scheduler
 from tests.simulation.process import START_S
 from tests.simulation.witness import Line, Witness
+from tests.simulation.woken import Woken
 
 RANK = {"uploaded": 0, "notified": 1, "downloaded": 2, "viewed": 3, "expired": 3}
 NEVER = 1 << 62
 SILENT_S = 10.0
 """Less than the time between silent pushes in a story, by as much as the first may have been under way."""
+
+STAYING = frozenset({int(CloseCode.DISPLACED), int(CloseCode.RESTART)})
+"""Close codes of sockets whose device is connected elsewhere, or will be in a moment."""
 
 PUSHED_S = 45.0
 """How long a push may be under way: a call and a provider, each within its deadline."""
@@ -115,9 +120,15 @@ class _Call:
     newest_id: str
     claimed: int = 0
     came_s: float = 0.0
+    device_id: DeviceId | None = None
     said: list[_Said] = field(default_factory=list)
     ended: int = NEVER
     answered: bool = False
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this is a poll that waits for news."""
+        return "wait" in self.query
 
 
 class _Registration(NamedTuple):
@@ -130,16 +141,22 @@ class _Registration(NamedTuple):
 
 @dataclass(eq=False, slots=True)
 class _Socket:
-    """A socket: the newest version that its device is known to have been sent, or to have had before."""
+    """A socket: the newest version that its device is known to have been sent, or to have had before. `asked`: by the
+    id of a message with a status, what it says and acknowledges, and when it came."""
 
     whose: Whose
     device_id: DeviceId
     asked_s: float
     version: int = -1
-    opened: bool = False
-    closed: bool = False
+    opened_s: float | None = None
+    closed: int | None = None
     stalled: bool = False
-    asked: dict[Any, list[_Said]] = field(default_factory=dict)
+    asked: dict[Any, tuple[list[_Said], int, float]] = field(default_factory=dict)
+
+    @property
+    def opened(self) -> bool:
+        """Whether the handshake was answered."""
+        return self.opened_s is not None
 
 
 class _Seen(NamedTuple):
@@ -169,7 +186,8 @@ class Truth(Witness):
         """The highest version that each device has ever stored: what it may say that it has applied."""
         self.changed_s = 0.0
         """When a packet changed last."""
-        self._scheduler = scheduler
+        self.scheduler = scheduler
+        self.woken = Woken(self, spread_s=max(skews_s) - min(skews_s))
         self._skewed = any(skews_s)
         self._ahead_ms = round(1000 * max(0.0, *skews_s))
         self._story: list[tuple[float, str, Line]] = []
@@ -181,7 +199,6 @@ class Truth(Witness):
         self._sockets: dict[int, _Socket] = {}
         self._claimed: defaultdict[Key, int] = defaultdict(int)
         self._claimed_by: defaultdict[ClientId, int] = defaultdict(int)
-        self._pushed: defaultdict[tuple[str, ClientId], int] = defaultdict(int)
         self._pushed_to: defaultdict[ClientId, int] = defaultdict(int)
         self._told_dead: set[str] = set()
         self._registrations: defaultdict[Key, list[_Registration]] = defaultdict(list)
@@ -190,7 +207,6 @@ class Truth(Witness):
         self._owned_s: dict[str, float] = {}
         self._left_s: dict[tuple[ClientId, DeviceId | None], float] = {}
         self._silent_s: dict[tuple[str, ClientId], float] = {}
-        self._told: dict[tuple[str, ClientId], tuple[int, int, float]] = {}
         self._packets: dict[tuple[ClientId, int], bytes] = {}
         self._seen: dict[bytes, _Seen] = {}
         self._shown: defaultdict[ClientId, int] = defaultdict(int)
@@ -199,9 +215,14 @@ class Truth(Witness):
     # --- The story
 
     @property
+    def now_s(self) -> float:
+        """The time since the beginning, in seconds."""
+        return self.scheduler.now_s
+
+    @property
     def now_ms(self) -> int:
         """The true time."""
-        return START_S * 1000 + round(self._scheduler.now_s * 1000)
+        return START_S * 1000 + round(self.now_s * 1000)
 
     @property
     def latest_ms(self) -> int:
@@ -209,15 +230,15 @@ class Truth(Witness):
         return self.now_ms + self._ahead_ms
 
     def say(self, machine: str, line: Line) -> None:
-        self._story.append((self._scheduler.now_s, machine, line))
+        self._story.append((self.now_s, machine, line))
 
     def broken(self, name: str, text: str) -> None:
-        if self._scheduler.disposed:
+        if self.scheduler.disposed:
             return
         self.say("truth", f"VIOLATION: {name}: {text}")
         if self.violation is None:
             self.violation = (name, text)
-        self._scheduler.stop()
+        self.scheduler.stop()
 
     def story(self) -> list[str]:
         """What happened, a line each, with the time in ms."""
@@ -247,7 +268,7 @@ class Truth(Witness):
         old, new = decode(client_id, before.body), decode(client_id, after.body)
         self.states[client_id] = new
         if new.version != old.version:
-            self.changed_s = self._scheduler.now_s
+            self.changed_s = self.now_s
         self.say(machine, lambda: f"wrote {show(new)}")
         if after.due != new.due:
             self.broken("due time", f"{client_id}: due at {after.due}, its state says {new.due}")
@@ -256,6 +277,7 @@ class Truth(Witness):
         self._check_packet(client_id, old, new)
         self._check_moves(old, new)
         self._check_bounds(new)
+        self.woken.written(machine, old, new)
         self._check_devices(new)
         self._check_truth(client_id)
         self._check_registrations(client_id)
@@ -270,7 +292,7 @@ class Truth(Witness):
         else:
             self.tokens[key] = owner
         if owner is None or before_owner is None or owner.client_id != before_owner.client_id:
-            self._owned_s[key] = self._scheduler.now_s
+            self._owned_s[key] = self.now_s
         for registration in self._by_token.get(self._token_of.get(key, ""), ()):
             self._check_registration(registration.device)
 
@@ -340,17 +362,8 @@ class Truth(Witness):
             self.broken("ended ids", f"{who}: ended ids are not in order")
 
     def _check_devices(self, state: ClientState) -> None:
-        client_id, newest = state.client_id, devices.news(state, self.policy)
+        client_id = state.client_id
         for device_id, row in state.devices.items():
-            if row.next_at and row.acked >= newest:
-                self.broken("scheduled for nothing", f"{device_id} is up to date and scheduled")
-            if not row.next_at and row.acked < newest and not row.attempts:
-                self.broken("not scheduled", f"{device_id} is behind and not scheduled")
-            waiting = devices.waiting(state).newest_version > row.acked
-            if not row.next_at and waiting and row.attempts <= len(self.policy.remind_after_ms):
-                self.broken("not reminded", f"{device_id} is behind, and was pushed to {row.attempts} times only")
-            if row.attempts > 1 + len(self.policy.remind_after_ms):
-                self.broken("too many pushes", f"{device_id} was pushed to {row.attempts} times")
             if row.acked > self._claimed[client_id, device_id]:
                 self.broken("acknowledged unsaid", f"{device_id} never said that it applied {row.acked}")
         heard = max(self._claimed_by[client_id], self._pushed_to[client_id])
@@ -482,7 +495,7 @@ class Truth(Witness):
             least=self._shown[whose.client_id],
             newest_id=max((*state.ended[-1:], *(video_id for _, video_id, _ in state.sent())), default=""),
         )
-        found.came_s = self._scheduler.now_s
+        found.came_s = self.now_s
         self._calls[call] = found
         self.say(machine, lambda: f"#{call} {whose.client_id}: {method} {path} {query or ''} {_text(body)}")
         self._hear(found, headers)
@@ -491,6 +504,9 @@ class Truth(Witness):
         """Note what a request says."""
         client_id, body = call.whose.client_id, call.body
         device_id = call.whose.device_id or call.query.get("device_id")
+        if call.path.endswith("/sync"):
+            device_id = device_id or body.get("device_id")
+        call.device_id = None if device_id is None else DeviceId(device_id)
         match call.method, call.path.split("/")[2:]:
             case "GET", ["poll"]:
                 etag = headers.get("if-none-match", "").strip('"')
@@ -499,7 +515,7 @@ class Truth(Witness):
                 call.claimed = self._claim(client_id, device_id, call.query.get("version"))
                 call.said = [self._say_status(client_id, video_id, body.get("status"))]
             case "POST", ["sync"]:
-                call.claimed = self._claim(client_id, device_id or body.get("device_id"), body.get("version"))
+                call.claimed = self._claim(client_id, device_id, body.get("version"))
                 for item in body["statuses"]:
                     call.said.append(self._say_status(client_id, item["video_id"], item["status"]))
             case "DELETE", ["videos", video_id]:
@@ -550,6 +566,8 @@ class Truth(Witness):
         if not asked.answered:
             return
         client_id = asked.whose.client_id
+        if asked.device_id is not None and asked.claimed:
+            self.woken.acknowledged((client_id, asked.device_id), asked.claimed, asked.came_s)
         for _, video_id, video in self.state(client_id).received():
             if video.status is Status.UPLOADED and video.came <= asked.claimed:
                 self.broken(
@@ -573,7 +591,7 @@ class Truth(Witness):
             case "DELETE", ["client"]:
                 self._check_truth(client_id)
         match asked.method, asked.path.split("/")[2:]:
-            case _ if self._scheduler.now_s < self.shaky_until_s:
+            case _ if self.now_s < self.shaky_until_s:
                 pass  # the bus may lose a dismissal
             case "DELETE", ["devices", device]:
                 self._left_s[client_id, DeviceId(device)] = asked.came_s
@@ -641,8 +659,11 @@ class Truth(Witness):
     def call_ended(self, call: int) -> None:
         self.events += 1
         ended = self._calls.pop(call, None)
-        if ended is not None:
-            ended.ended = self.events
+        if ended is None:
+            return
+        ended.ended = self.events
+        if ended.is_held and ended.device_id is not None:
+            self.woken.parted((ended.whose.client_id, ended.device_id), 0, alone=False)
 
     def _identity(self, token: str) -> Whose:
         """Whose token that is, or claims to be."""
@@ -659,7 +680,7 @@ class Truth(Witness):
         whose = self._identity(token)
         device_id = DeviceId(query.get("device_id") or whose.device_id or "?")
         version = int(query.get("version") or 0)
-        self._sockets[socket] = _Socket(whose, device_id, self._scheduler.now_s, version or -1)
+        self._sockets[socket] = _Socket(whose, device_id, self.now_s, version or -1)
         self._claim(whose.client_id, device_id, version)
         self.say(machine, lambda: f"socket {socket} {whose.client_id} {device_id}: asked for, {query}")
 
@@ -669,10 +690,12 @@ class Truth(Witness):
         self.say(found.whose.client_id, lambda: f"socket {socket} up: {_text(text)}")
         message = orjson.loads(text)
         client_id = found.whose.client_id
+        version = 0
         if message["type"] in {"ack", "status"}:
-            self._claim(client_id, found.device_id, message.get("version"))
+            version = self._claim(client_id, found.device_id, message.get("version"))
         if message["type"] == "status":
-            found.asked[message["id"]] = [self._say_status(client_id, message["video_id"], message["status"])]
+            said = self._say_status(client_id, message["video_id"], message["status"])
+            found.asked[message["id"]] = ([said], version, self.now_s)
 
     def frame_left(self, socket: int, text: bytes) -> None:
         self.events += 1
@@ -683,18 +706,19 @@ class Truth(Witness):
             found.version = max(found.version, seen.version if seen is not None else -1)
             return
         message = orjson.loads(text)
-        said = found.asked.pop(message["id"], None)
-        if message["type"] == "result" and said is not None:
+        said, version, came_s = found.asked.pop(message["id"], ([], 0, 0.0))
+        if message["type"] == "result" and said:
+            self.woken.acknowledged((found.whose.client_id, found.device_id), version, came_s)
             self._judge(found.whose.client_id, said, [message])
 
     def socket_opened(self, socket: int) -> None:
         if (found := self._sockets.get(socket)) is not None:
-            found.opened = True
+            found.opened_s = self.now_s
 
-    def socket_closed(self, socket: int) -> None:
+    def socket_closed(self, socket: int, code: int) -> None:
         self.events += 1
         if (found := self._sockets.get(socket)) is not None:
-            found.closed = True
+            found.closed = code
 
     def socket_stalled(self, socket: int, *, stalled: bool) -> None:
         if (found := self._sockets.get(socket)) is not None:
@@ -702,8 +726,31 @@ class Truth(Witness):
 
     def socket_ended(self, socket: int) -> None:
         self.events += 1
-        if self._sockets.pop(socket, None) is not None:
-            self.say("network", f"socket {socket} has ended")
+        found = self._sockets.pop(socket, None)
+        if found is None:
+            return
+        self.say("network", f"socket {socket} has ended")
+        key = (found.whose.client_id, found.device_id)
+        others = any((other.whose.client_id, other.device_id) == key for other in self._sockets.values())
+        alone = found.opened and found.closed not in STAYING and not others
+        self.woken.parted(key, found.version, alone=alone)
+
+    def is_connected(self, client_id: ClientId) -> bool:
+        """Whether some device of the client's has a socket, asks for one, or holds a poll, as far as the gateway can
+        know."""
+        return any(socket.whose.client_id == client_id for socket in self._sockets.values()) or any(
+            call.is_held and call.whose.client_id == client_id for call in self._calls.values()
+        )
+
+    def connected_before(self, device: Key, seconds: float) -> bool:
+        """Whether this device has had a socket for so long, and has it still."""
+        return any(
+            (socket.whose.client_id, socket.device_id) == device
+            and socket.closed is None
+            and socket.opened_s is not None
+            and socket.opened_s + seconds < self.now_s
+            for socket in self._sockets.values()
+        )
 
     # --- Packets
 
@@ -711,46 +758,43 @@ class Truth(Witness):
         self.events += 1
         self._same_packet(publication.client_id, publication.packet)
 
-    def pushed(self, machine: str, wakeup: Wakeup, outcome: Outcome) -> None:
+    def push_left(self, push: int, machine: str, wakeup: Wakeup) -> None:
         self.events += 1
         self.pushes += 1
-        client_id = ClientId(wakeup.collapse_id)
-        kind = "alert" if wakeup.content.alert else "background"
-        self.say(machine, lambda: f"push to {wakeup.token}: {client_id} version {wakeup.content.version}, {kind}: {outcome}")
-        if wakeup.content.packet is not None:
-            self._packet_left(client_id, wakeup.content.packet)
+        client_id, content = ClientId(wakeup.collapse_id), wakeup.content
+        kind = "alert" if content.alert else "background"
+        text = f"push {push} to {wakeup.token}: {client_id} version {content.version % 1_000_000_000}, {kind}"
+        self.say(machine, text)
+        self.woken.left(push, machine, wakeup)
+        if content.packet is not None:
+            self._packet_left(client_id, content.packet)
         token_key = hash_token(wakeup.token)
         owner = self.tokens.get(token_key)
         # Whose it is was asked before the push, which may have taken its time.
-        late = self._owned_s.get(token_key, 0.0) + PUSHED_S < self._scheduler.now_s
+        late = self._owned_s.get(token_key, 0.0) + PUSHED_S < self.now_s
         if late and owner is not None and owner.client_id != client_id:
             self.broken("push to another", f"{client_id} is pushed to with a token that is {owner.client_id}'s")
-        if isinstance(outcome, Accepted):
-            key = (wakeup.token, client_id)
-            self._pushed[key] = max(self._pushed[key], wakeup.content.version)
+
+    def pushed(self, push: int, outcome: Outcome) -> None:
+        self.events += 1
+        self.say("provider", lambda: f"push {push}: {outcome}")
+        wakeup = self.woken.pushed(push, outcome)
+        if wakeup is not None and isinstance(outcome, Accepted):
+            client_id = ClientId(wakeup.collapse_id)
             self._pushed_to[client_id] = max(self._pushed_to[client_id], wakeup.content.version)
-            self._check_spacing(wakeup.token, client_id, wakeup.content.version)
             if wakeup.content.alert is None:
                 self._check_background(wakeup.token, client_id)
-        elif isinstance(outcome, TokenDead):
-            self._told_dead.add(wakeup.token)
 
-    def _check_spacing(self, token: str, client_id: ClientId, version: int) -> None:
-        """A provider that took a push is not asked for the same again at once. (Where clocks differ, one
-        machine's reminder is due by the other's clock already; who registers again is told again.)"""
-        told = (version, len(self._by_token.get(token, ())))
-        before = self._told.get((token, client_id))
-        self._told[token, client_id] = (*told, self._scheduler.now_s)
-        newest_s = max((registration.call.came_s for registration in self._by_token.get(token, ())), default=0.0)
-        fresh = newest_s + PUSHED_S > self._scheduler.now_s  # a push that was claimed before may still be under way
-        if before is not None and before[:2] == told and not (self._skewed or fresh):
-            gap_s = self._scheduler.now_s - before[2]
-            if gap_s < self.policy.remind_after_ms[0] / 2000:
-                self.broken("pushed again at once", f"{client_id}, {token}: after {gap_s:.1f} s")
+    def push_heard(self, push: int, outcome: Outcome | None) -> None:
+        self.events += 1
+        wakeup, outcome = self.woken.heard(push, outcome)
+        self.say("provider", lambda: f"push {push} heard: {outcome}")
+        if wakeup is not None and isinstance(outcome, TokenDead) and not outcome.doubtful:
+            self._told_dead.add(wakeup.token)
 
     def _check_background(self, token: str, client_id: ClientId) -> None:
         """Silent pushes are rare, whatever changes in between: Apple's rule, in the time that stories have for it."""
-        now_s = self._scheduler.now_s
+        now_s = self.now_s
         before_s = self._silent_s.get((token, client_id))
         self._silent_s[token, client_id] = now_s
         newest_s = max((registration.call.came_s for registration in self._by_token.get(token, ())), default=0.0)
@@ -918,17 +962,11 @@ class Truth(Witness):
 
     def check_woken(self) -> None:
         """After the last reminder: whoever is behind was told of the news."""
-        for client_id in sorted(self.states):
-            state = self.states[client_id]
-            newest = devices.news(state, self.policy)
-            for device_id, row in state.devices.items():
-                token = self._token_of[row.token_key]
-                if token in self._told_dead:
-                    continue
-                if row.next_at:
-                    self.broken("scheduled for ever", f"{device_id} is scheduled after the last reminder")
-                if row.acked < newest and self._pushed[token, client_id] < newest:
-                    self.broken("not woken", f"{device_id} is behind, and was not woken")
+        self.woken.check_end()
+
+    def was_told_dead(self, token: str) -> bool:
+        """Whether a provider has said so, and was to be believed."""
+        return token in self._told_dead
 
     def check_delivered(self, *, within_s: float = 5.0) -> None:
         """Every socket that is older than that was sent the newest packet. Nothing may have changed for so long either;
@@ -936,16 +974,17 @@ class Truth(Witness):
         for socket in self._sockets.values():
             client_id = socket.whose.client_id
             left_s = max(self._left_s.get((client_id, device), -1.0) for device in (socket.device_id, None))
-            if socket.opened and not socket.closed and socket.asked_s < left_s < self._scheduler.now_s - within_s:
+            if socket.opened and socket.closed is None and socket.asked_s < left_s < self.now_s - within_s:
                 self.broken("open after log-out", f"{client_id}, {socket.device_id} has logged out, and has a socket")
         newest_of = {(socket.whose.client_id, socket.device_id): socket for socket in self._sockets.values()}
         for socket in newest_of.values():  # the ones before are displaced, whoever knows that already
             newest = self.state(socket.whose.client_id).version
             if (
                 socket.opened
-                and not (socket.closed or socket.stalled)
+                and socket.closed is None
+                and not socket.stalled
                 and socket.version < newest
-                and socket.asked_s + within_s < self._scheduler.now_s
+                and socket.asked_s + within_s < self.now_s
             ):
                 text = f"{socket.device_id} has an open socket and version {socket.version}; the newest is {newest}"
                 self.broken("not delivered", text)

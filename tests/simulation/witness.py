@@ -34,8 +34,16 @@ class Witness:
     def published(self, machine: str, publication: Publication) -> None:
         """A machine hands a publication to the bus."""
 
-    def pushed(self, machine: str, wakeup: Wakeup, outcome: Outcome) -> None:
-        """A provider was asked to push, and will answer that."""
+    # --- Pushes: `push` is a number of its own for each
+
+    def push_left(self, push: int, machine: str, wakeup: Wakeup) -> None:
+        """A push leaves a process."""
+
+    def pushed(self, push: int, outcome: Outcome) -> None:
+        """It has reached its provider, which will answer that."""
+
+    def push_heard(self, push: int, outcome: Outcome | None) -> None:
+        """The process has the answer, or (None) waits for it no longer."""
 
     # --- HTTP: `call` is a number of its own for each request that reached a process, copies included
 
@@ -72,8 +80,8 @@ class Witness:
     def frame_left(self, socket: int, text: bytes) -> None:
         """A text frame left the process, or waits for a peer that does not read."""
 
-    def socket_closed(self, socket: int) -> None:
-        """The process has sent a close frame: nothing more will come of it."""
+    def socket_closed(self, socket: int, code: int) -> None:
+        """The process has sent a close frame with that code: nothing more will come of it."""
 
     def socket_stalled(self, socket: int, *, stalled: bool) -> None:
         """What the process sends is not read any more, or is again."""

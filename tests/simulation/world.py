@@ -9,13 +9,14 @@ from functools import partial
 
 from gateway import wakeups
 from gateway.transit.state import ClientId
-from push.sender import Wakeup
-from tests.simulation.backends import BusState, DocumentsState, Kind, ObjectsState, ProviderState, Troubles
+from push.sender import Platform, Wakeup
+from tests.simulation.backends import BusState, DocumentsState, Kind, ObjectsState, Troubles
 from tests.simulation.loops import Scheduler, dispose, quiet
 from tests.simulation.network import Network
 from tests.simulation.phone import Phone
 from tests.simulation.plan import ACCOUNTS, DURATION_S, Happening, Plan
-from tests.simulation.process import CHECK_S, START_S, Backends, Config, Process, errors_noted, scaled, steady
+from tests.simulation.process import CHECK_S, DRAIN_S, START_S, Backends, Config, Process, errors_noted, scaled, steady
+from tests.simulation.providers import Stage, providers_of
 from tests.simulation.truth import Truth
 
 LOOK_S = 5.0
@@ -77,7 +78,7 @@ class World:
         self.documents = DocumentsState(scheduler, self._seed(), truth, clock=self._clock)
         self.objects = ObjectsState(scheduler, self._seed(), truth, clock=self._clock)
         self.bus = BusState(scheduler, self._seed(), truth)
-        self.providers = ProviderState(scheduler, self._seed(), truth, self._deliver)
+        self.providers = providers_of(scheduler, self.rng, truth, self._deliver)
         self.network = Network(scheduler, self._seed(), truth, self.objects)
         self.network.uploads = setting.uploads
         self._config = Config(setting.policy, with_packet=setting.with_packet)
@@ -214,7 +215,7 @@ class World:
         """At this moment, or when the next push to the old one is under way."""
         phone = self.phone(it)
         if it.b % 2:
-            self.providers.dying[phone.push_token] = phone.change_push_token
+            phone.provider.dying[phone.push_token] = phone.change_push_token
         else:
             phone.change_push_token()
 
@@ -224,21 +225,34 @@ class World:
     # --- What breaks
 
     def crash(self, it: Happening) -> None:
-        """At this moment, or between two of the writes that come next: those of one change, as often as not."""
+        """At this moment, or between two of the writes that come next: those of one change, as often as not; or at a
+        step of the next push."""
         process = self.processes[it.a % len(self.processes)]
-        if it.b % 3 == 0:
-            self._restart(it, process.crash)
-        else:
-            self.documents.trap(process.loop, it.b % 4, lambda: self._restart(it, process.crash))
+        spring = partial(self._restart, it, process.crash)
+        match it.b % 6:
+            case 0 | 3:
+                spring()
+            case 1:
+                for provider in self.providers.values():
+                    provider.at_stage(process.loop, tuple(Stage)[it.b // 6 % len(Stage)], spring)
+            case _:
+                self.documents.trap(process.loop, it.b % 4, spring)
 
     def drain(self, it: Happening) -> None:
         self._restart(it, self.processes[it.a % len(self.processes)].drain)
+        self.truth.woken.hindered(self.scheduler.now_s + DRAIN_S)
 
     def _restart(self, it: Happening, end: Callable[[], None]) -> None:
         index = it.a % len(self.processes)
         end()
         self._shaky(it.for_s + CHECK_S)
+        self._idle(it.for_s)
         self.scheduler.after(it.for_s, lambda: self._replace(index))
+
+    def _idle(self, for_s: float) -> None:
+        """A process does nothing for so long: where that is the only one, nobody looks after what is due."""
+        working = any(not process.loop.dead and not process.loop.frozen for process in self.processes)
+        self.truth.woken.hindered(self.scheduler.now_s + (0.0 if working else for_s))
 
     def _replace(self, index: int) -> None:
         """Start another process in the place of one that has ended, or is about to."""
@@ -248,8 +262,10 @@ class World:
 
     def freeze(self, it: Happening) -> None:
         self.processes[it.a % len(self.processes)].freeze(it.for_s)
+        self._idle(it.for_s)
 
     def trouble_documents(self, it: Happening) -> None:
+        self.truth.woken.hindered(self.scheduler.now_s + it.for_s)
         kinds = (Kind.THROTTLE, Kind.LOST_ANSWER, Kind.LOST_ANSWER, Kind.SLOW, Kind.CUT, Kind.STALE)
         self._open(self.documents.troubles, kinds[it.a % len(kinds)], it)
 
@@ -263,6 +279,7 @@ class World:
         troubles.open(kind, it.for_s, probability=(0.2, 0.6, 1.0)[it.b // 3 % 3], machine=machine)
 
     def trouble_bus(self, it: Happening) -> None:
+        self.truth.woken.cut_off(self.scheduler.now_s + it.for_s)
         match it.a % 4:
             case 0:
                 self.bus.freeze(it.for_s)
@@ -274,9 +291,24 @@ class World:
                 self.bus.troubles.open(Kind.LOSSY, it.for_s, probability=(0.2, 0.6, 1.0)[it.b % 3])
                 self._shaky(it.for_s + CHECK_S)
 
+    def provider_down(self, it: Happening) -> None:
+        self._open_providers(Kind.DOWN, it)
+
+    def provider_hanging(self, it: Happening) -> None:
+        self._open_providers(Kind.HANGING, it)
+
     def trouble_provider(self, it: Happening) -> None:
-        kinds = (Kind.DOWN, Kind.LOSING, Kind.REPEATING, Kind.SLOW)
-        self.providers.troubles.open(kinds[it.a % len(kinds)], it.for_s, probability=(0.4, 1.0)[it.b % 2])
+        kinds = (Kind.SLOW, Kind.REFUSING, Kind.REJECTING, Kind.LOSING, Kind.REPEATING)
+        self._open_providers(kinds[it.a % len(kinds)], it)
+
+    def tokens_disowned(self, it: Happening) -> None:
+        self._open_providers(Kind.DISOWNING, it)
+
+    def _open_providers(self, kind: Kind, it: Happening) -> None:
+        """Open a window of trouble, for one provider or for both."""
+        one = (Platform.APNS, Platform.FCM, None)[it.b % 3]
+        for platform in Platform if one is None else (one,):
+            self.providers[platform].troubles.open(kind, it.for_s, probability=(0.5, 1.0, 1.0)[it.b // 3 % 3])
 
     def trouble_network(self, it: Happening) -> None:
         lines = [phone.line for phone in self.phones] if it.b % 2 else [self.phone(it).line]
@@ -287,7 +319,11 @@ class World:
             self.scheduler.after(it.for_s, lambda line=line: setattr(line, what, 0.0))  # type: ignore[misc]
 
     def break_socket(self, it: Happening) -> None:
-        self.phone(it).line.break_sockets()
+        """At this moment, or when the next packet is under way to the phone."""
+        if it.b % 2:
+            self.phone(it).line.fragile = True
+        else:
+            self.phone(it).line.break_sockets()
 
     def half_open_socket(self, it: Happening) -> None:
         self.phone(it).line.silence_sockets()
@@ -312,7 +348,7 @@ class World:
         self._settle()
         self._check_phones()
         wakeups.POLL_S = 12.0  # what is left to see takes long, and need not be seen to the second
-        self._pass(350)
+        self._pass(450)
         self._settle()
         self.truth.check_agreement(lag_s=lag_s)
         self.truth.check_woken()
@@ -327,12 +363,12 @@ class World:
 
     def _calm_down(self) -> None:
         self.truth.say("world", "--- faults stop")
-        for troubles in (self.documents.troubles, self.objects.troubles, self.providers.troubles):
+        for troubles in (self.documents.troubles, self.objects.troubles):
             troubles.end()
+        for provider in self.providers.values():
+            provider.calm_down()
         self.bus.calm()
         self.documents.traps.clear()
-        self.providers.calm = True
-        self.providers.dying.clear()
         for index, process in enumerate(self.processes):
             process.loop.thaw()
             self._replace(index)
@@ -342,6 +378,7 @@ class World:
     def _calm_phone(self, phone: Phone) -> None:
         line = phone.line
         line.lose_request = line.lose_answer = line.duplicate = line.slow = 0.0
+        line.fragile = False
         phone.loop.thaw()
         phone.disk.full_until_s = 0.0
         if self.rng.random() < 0.25:
@@ -399,7 +436,10 @@ HAPPENINGS: dict[str, Callable[[World, Happening], None]] = {
     "documents": World.trouble_documents,
     "objects": World.trouble_objects,
     "bus": World.trouble_bus,
+    "provider down": World.provider_down,
+    "provider hanging": World.provider_hanging,
     "provider": World.trouble_provider,
+    "tokens disowned": World.tokens_disowned,
     "network": World.trouble_network,
     "break socket": World.break_socket,
     "half-open socket": World.half_open_socket,
