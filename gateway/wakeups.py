@@ -353,9 +353,11 @@ class Wakeups:
             match outcome:
                 case Accepted():
                     state, senders = receiving.notified(state, sent.version, now=now)
-                    state = devices.accepted(state, push, sent.version, now=now, policy=policy)
+                    state = devices.tried(state, push, sent.version, now=now, policy=policy)
                 case TokenDead(since, False):
-                    state = devices.token_died(state, push, since or now)
+                    before, state = state, devices.token_died(state, push, since or now)
+                    if state is before:  # it was registered since: the provider has not noticed yet
+                        state = devices.tried(state, push, sent.version, now=now, policy=policy)
                 case Retry(_, after_ms):
                     state = devices.postponed(state, push, after_ms, now=now, jitter=random.random())
                 case Rejected() | TokenDead():

@@ -208,8 +208,8 @@ def claim(
     return (state if devices == state.devices else replace(state, devices=devices)), pushes
 
 
-def accepted(state: ClientState, push: Push, carried: int, *, now: int, policy: Policy) -> ClientState:
-    """The provider took the push, which told of version `carried`: a reminder is next, unless newer news has come."""
+def tried(state: ClientState, push: Push, carried: int, *, now: int, policy: Policy) -> ClientState:
+    """The push, which told of version `carried`, counts: a reminder is next, unless newer news has come."""
     known = _still(state, push)
     if known is None:
         return state

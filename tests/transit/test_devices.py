@@ -104,7 +104,7 @@ def test_pushes_come_at_once_and_after_one_eight_and_24_hours_and_no_more() -> N
         times.append(now - NOW)
         sounds.append(push.sound)
         assert push.alert
-        state = devices.accepted(state, push, state.version, now=now, policy=POLICY)
+        state = devices.tried(state, push, state.version, now=now, policy=POLICY)
     assert times == [0, HOUR_MS, 8 * HOUR_MS, 24 * HOUR_MS]
     assert sounds == [True, False, False, False]
 
@@ -112,7 +112,7 @@ def test_pushes_come_at_once_and_after_one_eight_and_24_hours_and_no_more() -> N
 def test_without_reminders_there_is_one_push() -> None:
     policy = Policy(remind_after_ms=())
     state, push = claimed(client(phone=ROW._replace(next_at=NOW)), policy=policy)
-    assert devices.accepted(state, push, NOW, now=NOW, policy=policy).due is None
+    assert devices.tried(state, push, NOW, now=NOW, policy=policy).due is None
 
 
 def test_whoever_claims_first_sends_and_has_a_minute_for_it() -> None:
@@ -142,7 +142,7 @@ def test_devices_of_a_provider_that_takes_nothing_are_put_off_and_the_others_are
 def test_an_accepted_push_does_not_count_for_newer_news() -> None:
     state, push = claimed(client(phone=ROW._replace(next_at=NOW)))
     state = replace(state, devices={PHONE: state.devices[PHONE]._replace(next_at=NOW + 5_000)})
-    after = devices.accepted(state, push, CAME - 1, now=NOW, policy=POLICY)
+    after = devices.tried(state, push, CAME - 1, now=NOW, policy=POLICY)
     assert (after.devices[PHONE].attempts, after.devices[PHONE].next_at) == (0, NOW + 5_000)
     assert devices.given_up(state, push, CAME - 1, policy=POLICY) is state
 
@@ -151,7 +151,7 @@ def test_a_device_that_acknowledged_while_it_was_pushed_to_is_not_reminded() -> 
     state, push = claimed(client(phone=ROW._replace(next_at=NOW)))
     state = devices.applied(state, PHONE, NOW, now=NOW, policy=POLICY)
     state = devices.rescheduled(state, fresh=False, now=NOW, policy=POLICY)
-    assert devices.accepted(state, push, NOW, now=NOW, policy=POLICY).due is None
+    assert devices.tried(state, push, NOW, now=NOW, policy=POLICY).due is None
     assert devices.postponed(state, push, None, now=NOW, jitter=0).due is None
     assert devices.given_up(state, push, NOW, policy=POLICY).due is None
 
@@ -169,7 +169,7 @@ def test_a_push_that_no_provider_will_take_is_not_repeated_before_fresh_news() -
 def test_what_a_provider_says_of_a_replaced_token_changes_nothing(key: str | None) -> None:
     _, push = claimed(client(phone=ROW._replace(next_at=NOW)))
     state = client(phone=ROW._replace(token_key=key, next_at=NOW)) if key else client()
-    assert devices.accepted(state, push, NOW, now=NOW, policy=POLICY) is state
+    assert devices.tried(state, push, NOW, now=NOW, policy=POLICY) is state
     assert devices.given_up(state, push, NOW, policy=POLICY) is state
     assert devices.postponed(state, push, None, now=NOW, jitter=0) is state
     assert devices.token_died(state, push, NOW) is state
@@ -210,14 +210,14 @@ def test_a_failure_is_forgotten_once_a_push_is_accepted() -> None:
     state, push = claimed(client(phone=ROW._replace(next_at=NOW)))
     state = devices.postponed(state, push, 60_000, now=NOW, jitter=0)
     state, push = claimed(state, NOW + 60_000)
-    state = devices.accepted(state, push, NOW, now=NOW + 60_000, policy=POLICY)
+    state = devices.tried(state, push, NOW, now=NOW + 60_000, policy=POLICY)
     assert (state.devices[PHONE].failures, state.devices[PHONE].attempts) == (0, 1)
 
 
 def test_a_failure_that_is_told_late_does_not_repeat_a_push_that_was_accepted_meanwhile() -> None:
     state, push = claimed(client(phone=ROW._replace(next_at=NOW)))
     state, second = claimed(state, NOW + LEASE_MS)
-    state = devices.accepted(state, second, NOW, now=NOW + LEASE_MS, policy=POLICY)
+    state = devices.tried(state, second, NOW, now=NOW + LEASE_MS, policy=POLICY)
     assert devices.postponed(state, push, None, now=NOW + LEASE_MS, jitter=0) is state
 
 
@@ -245,7 +245,7 @@ def test_a_status_alone_is_a_silent_push_once_and_at_most_every_half_hour() -> N
     assert not push.sound
     under_way = devices.rescheduled(replace(state, status_news=NOW + 9), fresh=True, now=sent, policy=STATUSES)
     assert under_way.due == sent + BACKGROUND_SPACING_MS
-    state = devices.accepted(state, push, NOW, now=NOW + 5, policy=STATUSES)
+    state = devices.tried(state, push, NOW, now=NOW + 5, policy=STATUSES)
     assert state.due is None
     assert state.devices[PHONE].background_at == sent
 
