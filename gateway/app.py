@@ -189,7 +189,7 @@ def wired(
         readiness=readiness,
         operator_token=settings.operator_token,
         objects=_served(objects, service, metrics),
-        arrivals=Arrivals(service, registry, console.listen),
+        arrivals=Arrivals(service, registry, console.listen, _shown(senders, console)),
         cors_origins=settings.cors_origins,
     )
     return Gateway(
@@ -461,6 +461,11 @@ def _keys(settings: Settings) -> KeySource:
     if settings.jwt_public_key is not None:
         return FixedKey.from_pem(settings.jwt_public_key)
     return FixedKey.from_secret(settings.signing_secret() or "")
+
+
+def _shown(senders: Mapping[Platform, Sender], console: ConsoleSender) -> list[Platform]:
+    """The platforms whose pushes appear on the console."""
+    return [platform for platform, sender in senders.items() if sender is console]
 
 
 def _served(objects: ObjectStore, service: Service, metrics: Metrics) -> Objects | None:

@@ -311,27 +311,28 @@ def _wait_until_quiet(cores: float) -> None:
 
 
 class Came(NamedTuple):
-    """When the push of each upload came, the first one; and how many there were for what reason, in all."""
+    """When the push of each upload came, the first one; and how many came, or came amiss, in all."""
 
     at_s: Mapping[VideoRef, float]
     tally: Counter[str]
 
 
 def _matched(refs: Sequence[VideoRef], received: Received, *, pushed: bool) -> Came:
-    """Each upload is to be told once: to its recipient's device, by a push with its video."""
+    """Each upload is to be told once: to its recipient's device, by a push with this video. Others are strays."""
     wanted = {(ref.recipient_id, ref.video_id): ref for ref in refs} if pushed else {}
     at_s: dict[VideoRef, list[float]] = {}
     strays = 0
     for receipt in received.receipts:
-        client_id, [*video_ids] = ClientId(receipt.collapse_id or ""), receipt.video_ids
+        client_id, video_ids = ClientId(receipt.collapse_id or ""), receipt.video_ids
         ref = wanted.get((client_id, VideoId(video_ids[0]))) if len(video_ids) == 1 else None
         if ref is not None and receipt.token in {push_token(platform, client_id) for platform in Platform}:
             at_s.setdefault(ref, []).append(receipt.at_s)
         else:
             strays += 1
-    tally = Counter({"pushes": len(received.receipts), "strays": strays, "lost": len(wanted) - len(at_s)})
-    tally["twice"] = sum(len(times) - 1 for times in at_s.values())
-    tally.update(f"refused ({reason})" for reason in received.refused)
+    twice = sum(len(times) - 1 for times in at_s.values())
+    tally = Counter(pushes=len(received.receipts), lost=len(wanted) - len(at_s), twice=twice, strays=strays)
+    tally["refused"] = len(received.refused)
+    tally.update(f"of these {reason}" for reason in received.refused)
     return Came({ref: min(times) for ref, times in at_s.items()}, tally)
 
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from push.sender import Platform, Sender
 from push.simulators.apns import ApnsSimulator, apns_simulator
 from push.simulators.certificates import Authority
 from push.simulators.fcm import fcm_simulator
-from tests.running import settings
+from tests.running import assert_problem, running_gateway, settings
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("authority"))
 
 
-def apns_settings(apns: ApnsSimulator) -> dict[str, str]:
+def apns_settings(apns: ApnsSimulator) -> dict[str, Any]:
     return {
         "APNS_KEY_FILE": str(apns.key_file),
         "APNS_KEY_ID": apns.key_id,
@@ -63,6 +64,19 @@ async def test_both_providers(tmp_path: Path, authority: Authority, caplog: pyte
         chosen = settings(tmp_path, FCM_CREDENTIALS_FILE=str(fcm.credentials_file), **apns_settings(apns))
         assert set(await opened(chosen, ConsoleSender())) == set(Platform)
     assert caplog.records == []
+
+
+async def test_whoever_plays_a_phone_is_told_that_its_pushes_go_to_a_provider(
+    tmp_path: Path, authority: Authority
+) -> None:
+    async with (
+        apns_simulator(tmp_path, authority=authority) as apns,
+        running_gateway(tmp_path, **apns_settings(apns)) as gw,
+    ):
+        bob = gw.app("bob")
+        await bob.register("phone", "ab" * 32)
+        answer = await bob.call("GET", "/v1/devices/phone/pushes")
+        assert_problem(answer, 404, "not_found", "go to its provider")
 
 
 async def test_a_certificate_will_do(tmp_path: Path, authority: Authority) -> None:
