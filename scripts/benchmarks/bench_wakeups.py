@@ -26,9 +26,9 @@ for recipients with no registered device: the claim, looking up the token, sendi
 senders alone cost is measured in processes that do nothing else, beside aioapns and firebase-admin.
 
 Rounds are interleaved; the tables have the median of each figure, but for the largest latency and the counts, which are
-of all rounds. "Others" and "niced" are the cores that processes apart from these had meanwhile, the kernel among the
-others: on a machine that is shared, only rounds with little of it say something about latency. `--quiet` waits until
-others take little, and repeats a load that was disturbed; niced processes step back by themselves.
+of all rounds. "Others" are the cores that all else had meanwhile, niced processes and the kernel included: on a shared
+machine, only rounds with little of it say something about latency. `--quiet` waits until others take no more than that,
+and repeats a load that was disturbed.
 """
 
 import argparse
@@ -102,7 +102,6 @@ class Figures(NamedTuple):
     cpu_us: float
     cores: float
     others: float
-    niced: float
 
 
 # --- Who uploads, and to whom
@@ -262,12 +261,11 @@ async def _store(data: Path, refs: Sequence[VideoRef]) -> None:
 
 
 class Use(NamedTuple):
-    """CPU in a time: seconds of the gateway's, and how many cores it, others and niced others had in the mean."""
+    """CPU in a time: seconds of the gateway's, and how many cores it and all others had in the mean."""
 
     gateway_s: float
     cores: float
     others: float
-    niced: float
 
 
 class Meter:
@@ -283,31 +281,29 @@ class Meter:
         """What it was, so many seconds after the beginning."""
         time.sleep(max(0.0, self._began_s + after_s - time.monotonic()))
         elapsed_s = time.monotonic() - self._began_s
-        gateway_s, ours_s, all_s, niced_s = (
-            now - before for now, before in zip(self._now(), self._before, strict=True)
-        )
-        return Use(gateway_s, gateway_s / elapsed_s, max(0.0, all_s - ours_s) / elapsed_s, niced_s / elapsed_s)
+        gateway_s, ours_s, all_s = (now - before for now, before in zip(self._now(), self._before, strict=True))
+        return Use(gateway_s, gateway_s / elapsed_s, max(0.0, all_s - ours_s) / elapsed_s)
 
-    def _now(self) -> tuple[float, float, float, float]:
-        """Seconds so far: of the gateway, of all processes here, of all that are not niced, of those that are."""
+    def _now(self) -> tuple[float, float, float]:
+        """Seconds so far: of the gateway, of all processes here, of the machine."""
         gateway_s = cpu_s(self._gateway_pid)
-        return gateway_s, gateway_s + cpu_s(self._providers_pid) + time.process_time(), *_machine_s()
+        return gateway_s, gateway_s + cpu_s(self._providers_pid) + time.process_time(), _machine_s()
 
 
-def _machine_s() -> tuple[float, float]:
-    """Seconds of CPU that the machine has had so far, those of niced processes apart."""
+def _machine_s() -> float:
+    """Seconds of CPU that the machine has had so far."""
     fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()
     user, nice, system, _idle, _iowait, *more = (int(ticks) / os.sysconf("SC_CLK_TCK") for ticks in fields[1:9])
-    return user + system + sum(more), nice
+    return user + nice + system + sum(more)
 
 
 def _wait_until_quiet(cores: float) -> None:
     """Return once others take no more."""
     for_s = 0 if math.isfinite(cores) else QUIET_S
     while for_s < QUIET_S:
-        before_s, _ = _machine_s()
+        before_s = _machine_s()
         time.sleep(1)
-        for_s = for_s + 1 if _machine_s()[0] - before_s <= cores else 0
+        for_s = for_s + 1 if _machine_s() - before_s <= cores else 0
 
 
 class Came(NamedTuple):
@@ -347,7 +343,6 @@ def _figures(done: Sequence[Uploaded], came: Came, use: Use) -> Figures:
         cpu_us=use.gateway_s / len(done) * 1e6,
         cores=use.cores,
         others=use.others,
-        niced=use.niced,
     )
 
 
@@ -390,16 +385,15 @@ def _latencies(rounds: Sequence[Sequence[float]]) -> str:
 
 def _report_loads(loads: Mapping[tuple[str, str], Sequence[Figures]]) -> None:
     print(f"\n| load | phones | pushes | over {LATE_MS:g} ms ", end="")
-    print("| gateway, cores | others | niced | CPU µs, each upload | one push |")
-    print("| --- | --- " + "| ---: " * 7 + "|")
+    print("| gateway, cores | others, cores | CPU µs, each upload | one push |")
+    print("| --- | --- " + "| ---: " * 6 + "|")
     for (load, kind), rounds in loads.items():
         latencies = [latency for one in rounds for latency in one.latencies["the news"]]
         late = sum(latency > LATE_MS for latency in latencies)
-        cores, others, niced, cpu = (
-            statistics.median(getattr(one, name) for one in rounds) for name in ("cores", "others", "niced", "cpu_us")
+        cores, others, cpu = (
+            statistics.median(getattr(one, name) for one in rounds) for name in ("cores", "others", "cpu_us")
         )
-        print(f"| {load} | {kind} | {len(latencies)} | {late} | {cores:.2f} | {others:.2f} | {niced:.2f} ", end="")
-        print(f"| {cpu:,.0f} ", end="")
+        print(f"| {load} | {kind} | {len(latencies)} | {late} | {cores:.2f} | {others:.2f} | {cpu:,.0f} ", end="")
         without = loads[load, NOBODY]
         push_us = statistics.median(one.cpu_us - other.cpu_us for one, other in zip(rounds, without, strict=True))
         print("| |" if kind == NOBODY else f"| {push_us:,.0f} |")
@@ -495,8 +489,8 @@ def _senders(providers: Providers, libraries: Path, arguments: argparse.Namespac
 
 def _tell(number: int, load: str, kind: str, figures: Figures) -> None:
     latencies = "" if kind == NOBODY else f" p50, p99, max ms: {_latencies([figures.latencies['the news']])};"
-    machine = f"others {figures.others:.2f}, niced {figures.niced:.2f} cores"
-    print(f"round {number + 1}, {load}, {kind}:{latencies} {figures.cpu_us:,.0f} µs; {machine}", file=sys.stderr)
+    cpu = f"{figures.cpu_us:,.0f} µs; others {figures.others:.2f} cores"
+    print(f"round {number + 1}, {load}, {kind}:{latencies} {cpu}", file=sys.stderr)
 
 
 def _arguments() -> argparse.Namespace:
