@@ -592,8 +592,9 @@ class Woken:
         """The device is pushed to again: when the provider said, or when its breaker is tried again, or after a pause
         that doubles."""
         watched, now_s = flight.watched, self._now_s
-        if watched.silent_s == flight.left_s:
-            watched.silent_s = flight.silent_s  # it was not sent
+        if watched.silent_s == flight.left_s and watched.row.next_at:
+            # It was not sent. (Of who has acknowledged meanwhile that is not written down: it would cost a write.)
+            watched.silent_s = flight.silent_s
         if watched.row.attempts > flight.claim.row.attempts:
             return  # another was taken meanwhile
         after_ms = outcome.after_ms if isinstance(outcome, Retry) else None
