@@ -1,1 +1,22 @@
-"""Publishing a packet to whoever is connected, wherever: `bus` is the contract."""
+"""Publishing a packet to whoever is connected, wherever: `bus` is the contract. A bus is opened by its URL."""
+
+from gateway.bus.bus import Bus
+from storage.redis_url import REDIS_SCHEMES, RedisUrl
+
+BUS_SCHEMES = ("memory", *REDIS_SCHEMES)
+"""The schemes of the URLs that `open_bus` knows."""
+
+
+def open_bus(url: str) -> Bus:
+    """The bus at `url`: `memory:`, or Redis (see `storage.redis_url`). Made within a running loop, closed by the caller.
+
+    A Redis that is not there is no error: it is connected when it is. Raises ValueError for a URL that is none of these.
+    """
+    # Each is imported when its scheme is used: redis is an extra.
+    if url == "memory:":
+        from gateway.bus.memory import MemoryBus  # noqa: PLC0415
+
+        return MemoryBus()
+    from gateway.bus.redis import RedisBus  # noqa: PLC0415
+
+    return RedisBus(RedisUrl.parse(url))

@@ -3,7 +3,7 @@
 A bus may lose what it carries: every packet is the full state, and whoever missed one gets the next, or is woken.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
@@ -72,6 +72,10 @@ class Listener(Protocol):
         """End those connections."""
         ...
 
+    def missed(self, client_ids: Collection[ClientId]) -> None:
+        """Publications for these may have been lost, and none that begins from now on will be: load their states."""
+        ...
+
 
 class Bus(Protocol):
     """Publish and subscribe, one channel for each client."""
@@ -79,20 +83,21 @@ class Bus(Protocol):
     async def publish(self, publications: Sequence[Publication]) -> list[int]:
         """Hand each to the listeners of its client, wherever they are; how many devices are listening, one by one.
 
-        At most once, in no promised order between calls. 0: certainly nobody. Never raises for a bus that is down:
-        what could not be published is published again later, the newest for each client.
+        In no promised order between calls; twice, it may be, to those in this process. 0: certainly nobody, below 0: it
+        is not known. Never raises for a bus that is down, nor waits for it: what could not be published is published
+        again later, the newest for each client.
         """
         ...
 
     async def dismiss(self, dismissal: Dismissal) -> None:
-        """Have connections ended, wherever they are. May be lost; never raises for a bus that is down."""
+        """Have connections ended, wherever they are. May be late or lost; never raises for a bus that is down."""
         ...
 
     async def subscribe(self, client_id: ClientId, listener: Listener) -> None:
         """Once this returns, `listener` hears all for the client that begins afterwards, unless the bus loses it.
 
-        Repeatable: whoever is subscribed stays so, and hears everything once. Raises `errors.Unavailable` within some
-        seconds where the bus does not answer.
+        Repeatable: whoever is subscribed stays so. Where the bus does not answer within a second this returns all the
+        same, and `listener.missed` is told once it does.
         """
         ...
 
@@ -105,7 +110,15 @@ class Bus(Protocol):
         ...
 
     def on_kick(self, listener: Callable[[Kick], None]) -> None:
-        """`listener` is called in the event loop for every kick that reaches this process."""
+        """This process has a worker: `listener` is called in the event loop with every kick that reaches it."""
+        ...
+
+    async def show(self, token_key: str, body: bytes) -> None:
+        """Tell every process that a push to this token was shown on the console. May be lost."""
+        ...
+
+    def on_show(self, listener: Callable[[str, bytes], None]) -> None:
+        """`listener` is called in the event loop with every push that is shown, whichever process shows it."""
         ...
 
     async def close(self) -> None: ...

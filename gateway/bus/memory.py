@@ -12,6 +12,7 @@ class MemoryBus:
     def __init__(self) -> None:
         self._listeners: dict[ClientId, tuple[Listener, ...]] = {}
         self._kicked: list[Callable[[Kick], None]] = []
+        self._shown: list[Callable[[str, bytes], None]] = []
 
     async def publish(self, publications: Sequence[Publication]) -> list[int]:
         return [
@@ -42,6 +43,14 @@ class MemoryBus:
     def on_kick(self, listener: Callable[[Kick], None]) -> None:
         self._kicked.append(listener)
 
+    async def show(self, token_key: str, body: bytes) -> None:
+        for listener in self._shown:
+            listener(token_key, body)
+
+    def on_show(self, listener: Callable[[str, bytes], None]) -> None:
+        self._shown.append(listener)
+
     async def close(self) -> None:
         self._listeners.clear()
         self._kicked.clear()
+        self._shown.clear()

@@ -1,0 +1,405 @@
+"""The bus over Redis: packets reach every process on every machine. A cluster shards its channels (Redis 7).
+
+Redis is disposable. While it is away everything goes on, only packets for other processes wait: what could not be
+published is kept, the newest for each client, and published when Redis is back; and whoever is served is loaded anew
+after every gap (`Listener.missed`). Connections of this very process hear of a packet without Redis.
+"""
+
+import asyncio
+import logging
+import random
+import secrets
+from collections.abc import Callable, Coroutine, Sequence
+from itertools import count
+from typing import Any, NamedTuple
+
+from gateway.bus import wire
+from gateway.bus.bus import Dismissal, Kick, Listener, Publication
+from gateway.bus.subscriber import Subscriber
+from gateway.transit.state import ClientId
+from storage.redis_client import RedisClient
+from storage.redis_node import RedisUnavailable
+from storage.redis_url import Address, RedisUrl
+
+TIMEOUT_S = 1.0
+"""How long Redis may take to answer before it counts as away."""
+
+SUBSCRIBE_S = 1.0
+"""How long a connection waits for its subscription before it is served without one."""
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
+"""Before what failed is published again it waits a random time up to this: twice as long after each failure."""
+
+TOGETHER = 256
+"""Messages of one server that are published again at a time."""
+
+MOST_KEPT = 10_000
+"""Messages that are kept. Whoever would have heard of one beyond them loads its state when Redis is back anyway."""
+
+MOST_KICKS = 1_000
+"""Kicks that wait for a worker; the due time stands in for those beyond."""
+
+KICK_LIVES_MS = 5_000
+"""A kick that no worker took by then is forgotten: the device may be connected again."""
+
+log = logging.getLogger(__name__)
+
+
+class _Message(NamedTuple):
+    """What is to be published: where, and what makes it."""
+
+    channel: bytes
+    version: int
+    encode: Callable[[], bytes]
+
+
+class RedisBus:
+    """A `Bus` over the server or cluster at `url`. Made within a running loop; it connects by itself."""
+
+    def __init__(self, url: RedisUrl) -> None:
+        self.unpublished = 0
+        """Messages that could not be published at once, so far."""
+        self.restored = 0
+        """Channels that were subscribed anew after a gap, so far."""
+        self._url = url
+        self._client = RedisClient(url, timeout_s=TIMEOUT_S)
+        self._client.moved = self._rehome
+        self._publish_command = "SPUBLISH" if url.cluster else "PUBLISH"
+        # Channels are not of a database: processes that use another one must not hear them.
+        prefix = f"{url.prefix}{url.db}:"
+        self._clients = f"{prefix}c:".encode()
+        self._kicked_channel = f"{prefix}{{kicks}}".encode()
+        self._kicks_key = f"{url.prefix}{{kicks}}".encode()
+        self._shown_channel = f"{prefix}shown".encode()
+        self._beats = f"{prefix}beat:{secrets.token_hex(8)}:"
+        self._listeners: dict[bytes, tuple[Listener, ...]] = {}
+        self._homes: dict[bytes, Subscriber] = {}
+        self._homeless: set[bytes] = set()
+        self._subscribers: dict[Address, Subscriber] = {}
+        self._kept: dict[object, _Message] = {}
+        self._away: set[Address] = set()
+        self._kicks: list[bytes] = []
+        self._workers: list[Callable[[Kick], None]] = []
+        self._consoles: list[Callable[[str, bytes], None]] = []
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._once_more: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {}
+        self._closed = False
+
+    @property
+    def connected(self) -> bool:
+        """Whether every server that this process needs to hear is connected."""
+        return not self._homeless and all(subscriber.connected for subscriber in self._subscribers.values())
+
+    # --- Publishing
+
+    async def publish(self, publications: Sequence[Publication]) -> list[int]:
+        heard = [self._deliver(news) for news in publications]
+        if len(publications) == 1:
+            elsewhere = [await self._publish(publications[0])]
+        else:
+            elsewhere = await asyncio.gather(*map(self._publish, publications))
+        return [here + there if there >= 0 else here or there for here, there in zip(heard, elsewhere, strict=True)]
+
+    async def dismiss(self, dismissal: Dismissal) -> None:
+        channel = self._channel(dismissal.client_id)
+        for listener in self._listeners.get(channel, ()):
+            listener.dismissed(dismissal)
+        await self._send(dismissal, _Message(channel, 0, lambda: wire.dismissal(dismissal)))
+
+    def _deliver(self, news: Publication) -> int:
+        return sum(listener.published(news) for listener in self._listeners.get(self._channel(news.client_id), ()))
+
+    async def _publish(self, news: Publication) -> int:
+        """To how many other processes it went; below 0: it is not known."""
+        channel = self._channel(news.client_id)
+        return await self._send(news.client_id, _Message(channel, news.version, lambda: wire.publication(news)))
+
+    async def _send(self, name: object, message: _Message) -> int:
+        if self._client.home(message.channel) in self._away:
+            self._keep(name, message)
+            return -1
+        try:
+            return await self._publish_now(message)
+        except RedisUnavailable:
+            self._keep(name, message)
+            return -1
+
+    async def _publish_now(self, message: _Message) -> int:
+        channel = message.channel
+        heard: int = await self._client.run(channel, self._publish_command, channel, message.encode())
+        here = self._homes.get(channel)
+        return max(heard - 1, 0) if here is not None and here.has(channel) else heard
+
+    def _keep(self, name: object, message: _Message) -> None:
+        """Have it published later, unless something newer of that name is to be."""
+        known = self._kept.get(name)
+        if known is None and len(self._kept) >= MOST_KEPT:
+            return
+        if known is None or known.version <= message.version:
+            self._kept[name] = message
+        self.unpublished += known is None
+        if (home := self._client.home(message.channel)) is not None:
+            self._away.add(home)
+        self._start("publish again", self._publish_again)
+
+    async def _publish_again(self) -> None:
+        """Publish what is kept, until nothing is."""
+        pause_s = FIRST_PAUSE_S
+        while self._kept:
+            await asyncio.sleep(random.uniform(0, pause_s))
+            went = await asyncio.gather(*(self._try(name, message) for name, message in self._some()))
+            pause_s = FIRST_PAUSE_S if any(went) else min(2 * pause_s, LONGEST_PAUSE_S)
+        self._away.clear()
+
+    def _some(self) -> list[tuple[object, _Message]]:
+        """What is kept, but not too much of it for one server."""
+        taken: dict[Address | None, list[tuple[object, _Message]]] = {}
+        for name, message in self._kept.items():
+            some = taken.setdefault(self._client.home(message.channel), [])
+            if len(some) < TOGETHER:
+                some.append((name, message))
+        return [entry for some in taken.values() for entry in some]
+
+    async def _try(self, name: object, message: _Message) -> bool:
+        try:
+            await self._publish_now(message)
+        except RedisUnavailable:
+            return False
+        if self._kept.get(name) is message:
+            del self._kept[name]
+        if (home := self._client.home(message.channel)) is not None:
+            self._away.discard(home)
+        return True
+
+    # --- Subscribing
+
+    async def subscribe(self, client_id: ClientId, listener: Listener) -> None:
+        channel = self._channel(client_id)
+        listeners = self._listeners.get(channel, ())
+        if listener not in listeners:
+            self._listeners[channel] = (*listeners, listener)
+        await self._hear(channel)
+
+    def unsubscribe(self, client_id: ClientId, listener: Listener) -> None:
+        channel = self._channel(client_id)
+        left = tuple(other for other in self._listeners.get(channel, ()) if other is not listener)
+        if left:
+            self._listeners[channel] = left
+        elif self._listeners.pop(channel, None) is not None:
+            self._hear_no_more(channel)
+
+    async def _hear(self, channel: bytes) -> None:
+        """Subscribe to `channel`; where that takes too long, without waiting for it."""
+        try:
+            async with asyncio.timeout(SUBSCRIBE_S):
+                if await self._is_heard(channel):
+                    return
+        except TimeoutError:
+            pass
+        if (subscriber := self._homes.get(channel)) is not None:
+            subscriber.doubt(channel)
+        elif self._is_wanted(channel):
+            self._homeless.add(channel)
+            self._misplaced()
+
+    async def _is_heard(self, channel: bytes) -> bool:
+        if self._client.home(channel) is None:
+            await self._client.refresh()
+        address = self._client.home(channel)
+        if address is None or not self._is_wanted(channel):
+            return False
+        subscriber = self._settle(channel, address)
+        confirmed = subscriber.want(channel)
+        if confirmed is not None:
+            if subscriber.down:
+                return False
+            await confirmed
+        return True
+
+    def _is_wanted(self, channel: bytes) -> bool:
+        return channel in self._listeners or channel in {self._kicked_channel, self._shown_channel}
+
+    def _hear_no_more(self, channel: bytes) -> None:
+        self._homeless.discard(channel)
+        subscriber = self._homes.pop(channel, None)
+        if subscriber is not None:
+            subscriber.drop(channel)
+
+    def _settle(self, channel: bytes, address: Address) -> Subscriber:
+        """The subscriber of the server that has `channel`."""
+        self._homeless.discard(channel)
+        subscriber = self._subscribers.get(address)
+        if subscriber is None:
+            subscriber = self._subscribers[address] = Subscriber(
+                address,
+                self._url,
+                sharded=self._url.cluster,
+                received=self._received,
+                restored=self._restored,
+                misplaced=self._misplaced,
+                beat_channel=self._beat_channel(address),
+                beat=lambda beat: self._client.run(beat, self._publish_command, beat, b""),
+            )
+        self._homes[channel] = subscriber
+        return subscriber
+
+    def _beat_channel(self, address: Address) -> bytes:
+        """A channel of this process's own that is at this server."""
+        channels = (f"{self._beats}{number}".encode() for number in count())
+        return next(channel for channel in channels if self._client.home(channel) == address)
+
+    def _misplaced(self) -> None:
+        """A server is gone, or has given channels away: look where they are now."""
+        if self._url.cluster:
+            self._start("find the servers", self._find_servers)
+
+    async def _find_servers(self) -> None:
+        pause_s = FIRST_PAUSE_S
+        while True:
+            await self._client.refresh()
+            self._rehome()
+            if not self._homeless:
+                return
+            await asyncio.sleep(random.uniform(0, pause_s))
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    def _rehome(self) -> None:
+        """Hear each channel from the server that has it now."""
+        for channel in [*self._homes, *self._homeless]:
+            address, before = self._client.home(channel), self._homes.get(channel)
+            if address is None or (before is not None and before.address == address):
+                continue
+            if before is not None:
+                before.drop(channel)
+            self._settle(channel, address).want(channel, missed=True)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Leave the servers at which nothing is heard any more, and keep the beats at theirs."""
+        used = set(self._homes.values())
+        for address, subscriber in list(self._subscribers.items()):
+            if subscriber not in used:
+                del self._subscribers[address]
+                self._start(f"leave {address}", subscriber.close)
+            elif self._client.home(subscriber.beat_channel) not in {None, address}:
+                subscriber.change_beat(self._beat_channel(address))
+
+    # --- What comes
+
+    def _received(self, channel: bytes, message: bytes) -> None:
+        listeners = self._listeners.get(channel)
+        if listeners is None:
+            self._received_by_all(channel, message)
+            return
+        found = wire.read(ClientId(channel[len(self._clients) :].decode()), message)
+        for listener in listeners:
+            match found:
+                case Publication():
+                    listener.published(found)
+                case Dismissal():
+                    listener.dismissed(found)
+
+    def _received_by_all(self, channel: bytes, message: bytes) -> None:
+        if channel == self._kicked_channel:
+            self._start("take kicks", self._take_kicks)
+        elif channel == self._shown_channel:
+            token_key, _, body = message.partition(b" ")
+            for console in self._consoles:
+                console(token_key.decode(), body)
+
+    def _restored(self, channels: Sequence[bytes]) -> None:
+        self.restored += len(channels)
+        missed: dict[Listener, list[ClientId]] = {}
+        for channel in channels:
+            for listener in self._listeners.get(channel, ()):
+                missed.setdefault(listener, []).append(ClientId(channel[len(self._clients) :].decode()))
+        log.info("subscribed anew after a gap", extra={"channels": len(channels)})
+        for listener, client_ids in missed.items():
+            listener.missed(client_ids)
+
+    # --- Workers
+
+    async def kick(self, kick: Kick) -> None:
+        if self._workers:
+            for worker in self._workers:
+                worker(kick)
+            return
+        if len(self._kicks) < MOST_KICKS:
+            self._kicks.append(wire.kick(kick))
+        self._start("kick", self._send_kicks)
+
+    async def _send_kicks(self) -> None:
+        """Put the kicks where a worker takes them, and say so: each is taken by one."""
+        key, channel = self._kicks_key, self._kicked_channel
+        while self._kicks:
+            kicks, self._kicks = self._kicks, []
+            try:
+                await asyncio.gather(
+                    self._client.run(key, "LPUSH", key, *kicks),
+                    self._client.run(key, "LTRIM", key, 0, MOST_KICKS - 1),
+                    self._client.run(key, "PEXPIRE", key, KICK_LIVES_MS),
+                    self._client.run(channel, self._publish_command, channel, b""),
+                )
+            except RedisUnavailable:
+                log.debug("kicks are lost: the due times stand in", extra={"kicks": len(kicks)})
+
+    def on_kick(self, listener: Callable[[Kick], None]) -> None:
+        self._workers.append(listener)
+        self._start("hear kicks", lambda: self._hear(self._kicked_channel))
+
+    async def _take_kicks(self) -> None:
+        try:
+            while taken := await self._client.run(self._kicks_key, "RPOP", self._kicks_key, TOGETHER):
+                for message in taken:
+                    kick = wire.read_kick(message)
+                    for worker in self._workers:
+                        worker(kick)
+        except RedisUnavailable:
+            log.debug("no kicks can be had: the due times stand in")
+
+    # --- Consoles
+
+    async def show(self, token_key: str, body: bytes) -> None:
+        try:
+            await self._client.run(
+                self._shown_channel, self._publish_command, self._shown_channel, token_key.encode() + b" " + body
+            )
+        except RedisUnavailable:
+            log.debug("a push is shown in this process only")
+            for console in self._consoles:
+                console(token_key, body)
+
+    def on_show(self, listener: Callable[[str, bytes], None]) -> None:
+        self._consoles.append(listener)
+        self._start("hear of pushes", lambda: self._hear(self._shown_channel))
+
+    # --- Tasks
+
+    def _start(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Have this done; while it is being done, once more after that: it may be past what is new."""
+        if self._closed:
+            return
+        if name in self._tasks:
+            self._once_more[name] = work
+            return
+        task = self._tasks[name] = asyncio.create_task(work(), name=name)
+        task.add_done_callback(lambda _: self._ended(name, task))
+
+    def _ended(self, name: str, task: asyncio.Task[None]) -> None:
+        del self._tasks[name]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a task of the bus failed", exc_info=error, extra={"task": name})
+        if (work := self._once_more.pop(name, None)) is not None:
+            self._start(name, work)
+
+    async def close(self) -> None:
+        self._closed = True
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(subscriber.close() for subscriber in self._subscribers.values()))
+        await self._client.close()
+
+    def _channel(self, client_id: ClientId) -> bytes:
+        return self._clients + client_id.encode()
