@@ -4,8 +4,9 @@ Whoever plays a phone (the tour, the demo) can listen for what "arrives" at a to
 """
 
 import asyncio
+import hashlib
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Self
 from weakref import WeakSet
 
@@ -23,24 +24,40 @@ def _write(line: str) -> None:
 
 
 class ConsoleSender:
-    """Accepts every push, and shows it with `show`, a line each. The token itself is never shown."""
+    """Accepts every push, and shows it with `show`, a line each. The token itself is never shown.
 
-    def __init__(self, show: Callable[[str], None] = _write) -> None:
+    `spread(key, body)`: instead of having it arrive here, have `arrive` called wherever there may be listeners.
+    """
+
+    def __init__(
+        self,
+        show: Callable[[str], None] = _write,
+        *,
+        spread: Callable[[str, bytes], Awaitable[None]] | None = None,
+    ) -> None:
         self._show = show
+        self._spread = spread
         self._listeners: WeakSet[Listening] = WeakSet()
         self._closed = False
 
     async def send(self, wakeup: Wakeup) -> Outcome:
         self._show(describe(wakeup))
-        body = payload(wakeup.content)
-        for listening in self._listeners:
-            if listening.token == wakeup.token:
-                listening.put(body)
+        key, body = _key(wakeup.token), payload(wakeup.content)
+        if self._spread is None:
+            self.arrive(key, body)
+        else:
+            await self._spread(key, body)
         return Accepted()
+
+    def arrive(self, key: str, body: bytes) -> None:
+        """A push has been shown: whoever listens at the token of this key gets its payload."""
+        for listening in self._listeners:
+            if listening.key == key:
+                listening.put(body)
 
     def listen(self, token: str) -> "Listening":
         """The payloads that arrive at `token` from now on, until the sender is closed: JSON, one each."""
-        listening = Listening(token)
+        listening = Listening(_key(token))
         self._listeners.add(listening)
         if self._closed:
             listening.put(None)
@@ -55,8 +72,8 @@ class ConsoleSender:
 class Listening:
     """What arrives at one token, an async iterator of payloads. Whoever lets go of it has stopped listening."""
 
-    def __init__(self, token: str) -> None:
-        self.token = token
+    def __init__(self, key: str) -> None:
+        self.key = key
         self._waiting: asyncio.Queue[bytes | None] = asyncio.Queue(MOST_WAITING)
         self._ended = False
 
@@ -75,6 +92,11 @@ class Listening:
             self._ended = True
             raise StopAsyncIteration
         return body
+
+
+def _key(token: str) -> str:
+    """What stands for a token between processes."""
+    return hashlib.sha256(token.encode()).hexdigest()
 
 
 def describe(wakeup: Wakeup) -> str:

@@ -33,6 +33,9 @@ CHECKED_TOGETHER, CHECK_PAUSE_S = 128, 0.05
 """After a gap in the bus every process loads all whom it serves: so many at a time, and so long apart (2,500 a second),
 that calls and other packets pass between them."""
 
+CHECK_AGAIN_S = 1.0
+"""How soon it is tried again where the store does not answer."""
+
 DRAIN_STEP_S = 0.1
 DRAIN_LEAST = 50
 """A process that ends closes sockets this often, and at least so many at a time."""
@@ -287,26 +290,28 @@ class Hub:
                 some = list(islice(self._doubted, CHECKED_TOGETHER))
                 for client_id in some:
                     del self._doubted[client_id]
-                await self.compare([client_id for client_id in some if client_id in self._audiences])
-                if self._doubted:
+                if not await self.compare([client_id for client_id in some if client_id in self._audiences]):
+                    self._doubted |= dict.fromkeys(some)
+                    await asyncio.sleep(CHECK_AGAIN_S)
+                elif self._doubted:
                     await asyncio.sleep(CHECK_PAUSE_S)
 
-    async def compare(self, client_ids: list[ClientId]) -> None:
-        """Whoever has an older packet than the store gets that one. Where the store fails, the next turn is awaited."""
+    async def compare(self, client_ids: list[ClientId]) -> bool:
+        """Whoever has an older packet than the store gets that one. Whether the store had them all, damaged ones apart."""
         try:
             states = await self._changes.load_all(client_ids)
         except GatewayError as error:
             if isinstance(error.__cause__, UnreadableDocument) and len(client_ids) > 1:
-                for client_id in client_ids:  # one that is damaged must not hide the others
-                    await self.compare([client_id])
-            else:
-                log.warning("versions could not be compared", extra={"clients": len(client_ids), "error": error.detail})
-            return
+                # One that is damaged must not hide the others.
+                return all([await self.compare([client_id]) for client_id in client_ids])
+            log.warning("versions could not be compared", extra={"clients": len(client_ids), "error": error.detail})
+            return isinstance(error.__cause__, UnreadableDocument)
         for state in states:
             audience = self._audiences.get(state.client_id)
             if audience is not None and any(socket.version < state.version for socket in audience.sockets):
                 self._metrics.packets_late.inc()
             self.published(self.publication(state))
+        return True
 
     def publication(self, state: ClientState) -> Publication:
         """What would be published of this state."""

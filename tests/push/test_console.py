@@ -190,3 +190,19 @@ async def test_whoever_listens_after_the_end_hears_that_it_is_the_end(sender: Co
     await sender.close()
     assert await all_of(sender.listen("a-secret-token")) == []
     assert await sender.send(WAKEUP) == Accepted()
+
+
+async def test_what_is_shown_arrives_in_other_processes_through_whoever_spreads_it() -> None:
+    there = ConsoleSender(lambda _: None)
+    spread: list[tuple[str, bytes]] = []
+
+    async def to_others(key: str, body: bytes) -> None:
+        spread.append((key, body))
+        there.arrive(key, body)
+
+    here = ConsoleSender(lambda _: None, spread=to_others)
+    arriving, elsewhere = there.listen(WAKEUP.token), there.listen("another")
+    await here.send(WAKEUP)
+    assert await anext(arriving) == payload(WAKEUP.content)
+    assert elsewhere._waiting.empty()
+    assert WAKEUP.token not in str(spread)

@@ -335,6 +335,55 @@ async def test_a_store_that_fails_or_a_damaged_document_does_not_end_the_compari
     assert phone.shown == [text_frame(await gateway.packet(BOB))]
 
 
+async def test_after_a_gap_in_the_bus_whoever_is_served_gets_what_is_newer_but_not_all_at_once(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.live.hub.CHECK_PAUSE_S", 0.001)
+    phone = await joined(gateway)
+    clients = [ClientId(f"client-{n}") for n in range(300)]
+    for client_id in clients:
+        await joined(gateway, client_id=client_id)
+    await gateway.send()
+    phone.version = 0
+    phone.shown.clear()
+    loads: list[int] = []
+    gateway.documents.before = lambda method, keys: loads.append(len(keys))
+    comparing = asyncio.create_task(gateway.hub.run())
+
+    gateway.hub.missed([*clients, BOB, ClientId("somebody else")])
+    async with asyncio.timeout(10):
+        while not phone.shown:
+            await asyncio.sleep(0.001)
+    assert phone.shown == [text_frame(await gateway.packet(BOB))]
+    assert loads[:3] == [128, 128, 45]
+    comparing.cancel()
+
+
+async def test_a_gap_is_made_up_for_once_the_store_answers(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.live.hub.CHECK_AGAIN_S", 0.001)
+    phone = await joined(gateway)
+    await gateway.send()
+    phone.version = 0
+    phone.shown.clear()
+    tries = 0
+
+    def down(method: str, keys: Sequence[str]) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 4:
+            gateway.documents.heal()
+        raise StoreUnavailable("down")
+
+    gateway.documents.before = down
+    comparing = asyncio.create_task(gateway.hub.run())
+    gateway.hub.missed([BOB])
+    async with asyncio.timeout(10):
+        while not phone.shown:
+            await asyncio.sleep(0.001)
+    assert tries == 4
+    comparing.cancel()
+
+
 async def test_nothing_is_compared_for_those_who_have_left(gateway: Gateway) -> None:
     gateway.hub.leave(BOB, await joined(gateway))
     calls: list[str] = []
