@@ -297,7 +297,7 @@ class Hub:
                     await asyncio.sleep(CHECK_PAUSE_S)
 
     async def compare(self, client_ids: list[ClientId]) -> bool:
-        """Whoever has an older packet than the store gets that one. Whether the store had them all, damaged ones apart."""
+        """Whoever has an older packet than the store gets that one. Whether the store answered."""
         try:
             states = await self._changes.load_all(client_ids)
         except GatewayError as error:

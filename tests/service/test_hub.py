@@ -13,6 +13,7 @@ from gateway.live.hub import CHECK_S, HELD_PER_CLIENT, SOCKETS_PER_CLIENT, Hub, 
 from gateway.service import Said
 from gateway.transit.state import ClientId, DeviceId, Status
 from storage.documents import Document, StoreUnavailable
+from tests.running import until
 from tests.service.conftest import ALICE, BOB, CAROL, PHONE, TABLET, Gateway
 
 
@@ -335,6 +336,13 @@ async def test_a_store_that_fails_or_a_damaged_document_does_not_end_the_compari
     assert phone.shown == [text_frame(await gateway.packet(BOB))]
 
 
+async def shown(phone: Screen) -> None:
+    async def anything() -> bool:
+        return bool(phone.shown)
+
+    await until(anything, "a packet comes")
+
+
 async def test_after_a_gap_in_the_bus_whoever_is_served_gets_what_is_newer_but_not_all_at_once(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -347,13 +355,11 @@ async def test_after_a_gap_in_the_bus_whoever_is_served_gets_what_is_newer_but_n
     phone.version = 0
     phone.shown.clear()
     loads: list[int] = []
-    gateway.documents.before = lambda method, keys: loads.append(len(keys))
+    gateway.documents.before = lambda _, keys: loads.append(len(keys))
     comparing = asyncio.create_task(gateway.hub.run())
 
     gateway.hub.missed([*clients, BOB, ClientId("somebody else")])
-    async with asyncio.timeout(10):
-        while not phone.shown:
-            await asyncio.sleep(0.001)
+    await shown(phone)
     assert phone.shown == [text_frame(await gateway.packet(BOB))]
     assert loads[:3] == [128, 128, 45]
     comparing.cancel()
@@ -377,9 +383,7 @@ async def test_a_gap_is_made_up_for_once_the_store_answers(gateway: Gateway, mon
     gateway.documents.before = down
     comparing = asyncio.create_task(gateway.hub.run())
     gateway.hub.missed([BOB])
-    async with asyncio.timeout(10):
-        while not phone.shown:
-            await asyncio.sleep(0.001)
+    await shown(phone)
     assert tries == 4
     comparing.cancel()
 
