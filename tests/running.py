@@ -450,7 +450,7 @@ async def running_gateway(folder: Path, *, worker: bool = True, **given: str) ->
     """The gateway, in this event loop, until the block ends; it is drained then as on SIGTERM."""
     chosen = settings(folder, **given)
     listening: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    async with open_gateway(chosen) as gateway, running(gateway, chosen, worker=worker):
+    async with open_gateway(chosen, worker=worker) as gateway, running(gateway, chosen, worker=worker):
         server = server_of(gateway, chosen, listening.set_result)
         serving = asyncio.create_task(server.run_here())
         try:

@@ -99,6 +99,7 @@ class Connection(asyncio.Protocol):
         "_keepalive",
         "_next_s",
         "_parser",
+        "_parting",
         "_pinged",
         "_session",
         "_state",
@@ -117,6 +118,7 @@ class Connection(asyncio.Protocol):
         self._held = True
         self._busy = True
         self._waiting: bytes | None = None
+        self._parting: tuple[int, str] | None = None
         self._pinged = False
         self._next_s = 0.0
         self._code = LOST
@@ -142,6 +144,8 @@ class Connection(asyncio.Protocol):
             self.version, waiting = version, packet
         self._transport.write(answer + waiting if waiting else answer)
         self.set_busy(busy=False)
+        if self._parting is not None:
+            self.close(*self._parting)
         self.data_received(b"")  # what came early
         # Not all of those that come back after a restart are to be pinged at the same moment ever after.
         self._next_s = self._now() + self._keepalive.ping_s * random.uniform(0.5, 1)
@@ -258,10 +262,10 @@ class Connection(asyncio.Protocol):
     # --- Closing
 
     def close(self, code: int, reason: str = "", *, within_s: float = CLOSE_S) -> None:
-        """Send a close frame, unless one is out, and cut TCP where the peer has not answered in time."""
+        """Send a close frame, unless one is out, and cut TCP where the peer has not answered in time. A socket that is
+        about to open is closed then: only so does the peer learn why."""
         if self._state == _State.OPENING:
-            self._state = _State.DEAF
-            self.abort()
+            self._parting = (code, reason)
         elif self._state == _State.OPEN:
             self._state = _State.CLOSING
             self._code = code

@@ -700,9 +700,9 @@ async def test_the_same_device_again_ends_the_socket_before_it(gw: Running, alic
 
 @pytest.mark.parametrize("round_", range(5))
 async def test_of_many_sockets_that_a_device_opens_at_once_one_stays(gw: Running, bob: App, round_: int) -> None:
-    async def opened() -> None:
+    async def opened() -> int:
         async with bob.socket("phone") as socket:
-            await socket.ended()
+            return (await socket.ended())[0]
 
     opening = [asyncio.create_task(opened()) for _ in range(8)]
 
@@ -711,10 +711,10 @@ async def test_of_many_sockets_that_a_device_opens_at_once_one_stays(gw: Running
 
     try:
         await until(one_is_left, "all but one have ended", 3)
+        assert {task.result() for task in opening if task.done()} == {4409}
     finally:
         for task in opening:
             task.cancel()
-        # Those that were displaced before they had opened were cut off instead of being answered.
         await asyncio.gather(*opening, return_exceptions=True)
 
 

@@ -304,13 +304,19 @@ def test_it_does_not_open_once_the_peer_has_gone(world: World) -> None:
     assert world.connection.gone
 
 
-def test_closed_while_it_opens_it_is_cut_off(world: World) -> None:
+def test_closed_while_it_opens_it_opens_and_says_why_it_closes(world: World) -> None:
     world.connection.close(CloseCode.DISPLACED, "another")
-    assert world.transport.aborted
-    assert not world.open()
+    assert not world.transport.aborted
+    assert world.open(1, packet(1))
+    world.connection.offer(2, packet(2))
+    assert world.transport.writes == [ANSWER + packet(1), close_frame(CloseCode.DISPLACED, "another")]
+
+
+def test_closed_while_it_opens_it_may_still_be_refused(world: World) -> None:
+    world.connection.close(CloseCode.DISPLACED, "another")
     world.connection.refuse(b"no")
-    world.transport.settle()
-    assert world.transport.writes == []
+    assert world.transport.writes == [b"no"]
+    assert not world.open()
     assert world.session.codes == []
 
 
