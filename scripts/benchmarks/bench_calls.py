@@ -37,6 +37,7 @@ from gateway.service import Service, UploadLimits
 from gateway.transit.decisions import VideoRef
 from gateway.transit.policy import Policy
 from gateway.transit.state import ClientId
+from storage import open_documents
 from storage.disk import DiskObjects
 from storage.documents import Document
 from storage.objects import UploadGrant
@@ -91,7 +92,7 @@ class Server:
     def _address(self) -> int:
         assert self._process.stderr is not None
         for line in self._process.stderr:
-            if b'"address"' in line:
+            if b'"message": "serving"' in line:
                 return int(json.loads(line)["address"].rpartition(":")[2])
         raise SystemExit("the gateway did not start")
 
@@ -222,12 +223,11 @@ class Pair:
 
 
 @asynccontextmanager
-async def stores(data: Path) -> AsyncIterator[tuple[Changes, DiskObjects]]:
-    """The product's own parts, on the data in a folder."""
-    documents = SqliteDocuments(data / "state.db")
+async def stores(data: Path, state_url: str | None = None) -> AsyncIterator[tuple[Changes, DiskObjects]]:
+    """The product's own parts, on the data in a folder; the documents elsewhere, where `state_url` says so."""
     objects = DiskObjects(data / "objects")
     metrics = Metrics()
-    try:
+    async with open_documents(state_url or f"sqlite:///{data}/state.db") as documents:
         yield (
             Changes(
                 documents=documents,
@@ -238,22 +238,21 @@ async def stores(data: Path) -> AsyncIterator[tuple[Changes, DiskObjects]]:
             ),
             objects,
         )
-    finally:
-        await documents.close()
-        await objects.close()
+    await objects.close()
 
 
 class World:
     """Clients with videos in transit, made with the product's own parts before the gateway starts."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, state_url: str | None = None) -> None:
         self._data = data
+        self._state_url = state_url
         self.fresh: Iterator[Pair] = iter(())
 
     async def seed(self, pairs: int) -> None:
         """`pairs` senders with one uploaded video each, to as many recipients."""
         made: list[Pair] = []
-        async with stores(self._data) as (changes, objects):
+        async with stores(self._data, self._state_url) as (changes, objects):
             service = Service(changes, objects, UploadLimits())
             for start in range(0, pairs, 64):
                 made += await asyncio.gather(

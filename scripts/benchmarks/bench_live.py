@@ -2,9 +2,10 @@
 change in and both packets out; node's `ws` with `ioredis` beside it, in turns.
 
 The gateway runs whole, with authorization, keepalive, metrics, log and worker on, and only the rate limits off; packets
-come to it over Redis, one channel for each client, as they do to the peer. The load (`load.c`) opens the sockets,
-publishes, and counts every delivery. CPU is what the kernel's scheduler counted for all threads of the server
-(/proc/PID/task/*/schedstat), Redis and the load apart. Figures are medians of the rounds; compare ratios of one run.
+come to it over its bus on Redis, one channel for each client, as they do to the peer. The load (`load.c`) opens the
+sockets, publishes, and counts every delivery. CPU is what the kernel's scheduler counted for all threads of all
+processes of the server (/proc/PID/task/*/schedstat), Redis and the load apart. Figures are medians of the rounds;
+compare ratios of one run. With two processes or more the gateway is `gateway serve --workers N`, on one port.
 """
 
 import argparse
@@ -28,7 +29,10 @@ from load import Answered, Load, NodePeer, RedisServer, compiled, cpu_s, residen
 from gateway.api.auth import issue_token
 
 HERE = Path(__file__).resolve().parent
-PREFIX = "user:"
+PEERS_PREFIX = "user:"
+PREFIX = "gateway:0:c:"
+"""What the channels of clients begin with: `gateway/bus/redis.py`."""
+
 PACKET_BYTES = 600
 Measure = Callable[[Load, int, list[Pair], int], Answered]
 """From the load, the port, the pairs and the number of the first socket."""
@@ -52,11 +56,15 @@ class Figures:
 
 
 @contextmanager
-def gateway(folder: Path, redis: RedisServer) -> Iterator[Server]:
-    """The gateway, fed through this Redis."""
-    running = Server(folder, (str(HERE / "fed_gateway.py"), str(redis.port), PREFIX))
+def gateway(folder: Path, *, processes: int = 1, **settings: str) -> Iterator[Server]:
+    """The gateway, with these settings."""
+    command = ("-m", "gateway", "serve", "--workers", str(processes))
+    running = Server(folder, command, {f"GATEWAY_{name}": text for name, text in settings.items() if text})
     try:
-        running.wait_until_idle()
+        before = -1.0
+        while (now := cpu_s(running.pid)) - before > 0.005:  # until the sweep that begins at the start is done
+            before = now
+            time.sleep(0.3)
         yield running
     finally:
         running.stop()
@@ -74,21 +82,30 @@ class Delivery:
         self._arguments = arguments
 
     def round(self, figures: Figures, sockets: int) -> None:
-        """The gateway, then the peer."""
-        tokens = [_token(str(number)) for number in range(sockets)]
-        with tempfile.TemporaryDirectory(prefix="gateway-bench-") as folder:
-            with gateway(Path(folder), self._redis) as ours, Load(self._work) as load:
-                lines = [f"/v1/ws?device_id=phone\tAuthorization: Bearer {token}" for token in tokens]
-                self._measure(figures.gateway, load, ours.pid, ours.port, lines, framed=True)
-                if sockets >= self._arguments.idle_from:
-                    figures.gateway.setdefault(f"{sockets:,} idle, keepalive: ms of CPU a second", []).append(
-                        _idle(load, ours.pid, self._arguments.idle)
-                    )
-            with NodePeer(self._work, self._redis.port, prefix=PREFIX) as peer, Load(self._work) as load:
-                time.sleep(0.5)
-                lines = [f"/?c={number}" for number in range(sockets)]
-                self._measure(figures.peer, load, peer.pid, peer.port, lines, framed=False)
+        """The gateway in one process, then the peer, then the gateway in more processes."""
+        first, *more = self._arguments.processes
+        self._gateway(figures.gateway, sockets, first, f"{sockets:,} sockets")
+        with NodePeer(self._work, self._redis.port, prefix=PEERS_PREFIX) as peer, Load(self._work) as load:
+            time.sleep(0.5)
+            lines = [f"/?c={number}" for number in range(sockets)]
+            self._measure(figures.peer, load, peer.pid, peer.port, lines, f"{sockets:,} sockets", framed=False)
+        for processes in more:
+            self._gateway(figures.gateway, sockets, processes, f"{sockets:,} sockets, {processes} processes")
         figures.floor.setdefault(f"{sockets:,} sockets: {SATURATED}", []).append(self._floor(sockets))
+
+    def _gateway(self, found: dict[str, list[float]], sockets: int, processes: int, named: str) -> None:
+        lines = [f"/v1/ws?device_id=phone\tAuthorization: Bearer {_token(str(number))}" for number in range(sockets)]
+        bus = f"redis://127.0.0.1:{self._redis.port}"
+        with (
+            tempfile.TemporaryDirectory(prefix="gateway-bench-") as folder,
+            gateway(Path(folder), processes=processes, BUS_URL=bus) as ours,
+            Load(self._work) as load,
+        ):
+            self._measure(found, load, ours.pid, ours.port, lines, named, framed=True)
+            if sockets >= self._arguments.idle_from:
+                found.setdefault(f"{named}: idle, keepalive, ms of CPU a second", []).append(
+                    _idle(load, ours.pid, self._arguments.idle)
+                )
 
     def _floor(self, sockets: int) -> float:
         program = compiled(self._work, "floor")
@@ -96,12 +113,20 @@ class Delivery:
         return float(subprocess.run([program, *map(str, words)], check=True, capture_output=True).stdout)
 
     def _measure(
-        self, found: dict[str, list[float]], load: Load, pid: int, port: int, lines: list[str], *, framed: bool
+        self,
+        found: dict[str, list[float]],
+        load: Load,
+        pid: int,
+        port: int,
+        lines: list[str],
+        named: str,
+        *,
+        framed: bool,
     ) -> None:
-        sockets = len(lines)
+        sockets, prefix = len(lines), PREFIX if framed else PEERS_PREFIX
 
         def note(name: str, value: float) -> None:
-            found.setdefault(f"{sockets:,} sockets: {name}", []).append(value)
+            found.setdefault(f"{named}: {name}", []).append(value)
 
         memory, cpu = resident_bytes(pid), cpu_s(pid)
         connected = load.connect(port, lines, WINDOW)
@@ -112,7 +137,7 @@ class Delivery:
         for name, rate in (("saturated", 0), ("10,000/s", 10_000), ("2,000/s", 2_000)):
             count = rate * 3 or self._arguments.packets
             cpu = cpu_s(pid)
-            published = load.publish(self._redis.port, PREFIX, count=count, framed=framed, rate=rate, size=PACKET_BYTES)
+            published = load.publish(self._redis.port, prefix, count=count, framed=framed, rate=rate, size=PACKET_BYTES)
             note(f"{name}{EACH}", (cpu_s(pid) - cpu) / published.delivered * 1e6)
             note(f"{name}, p50 ms", published.p50_us / 1000)
             note(f"{name}, p99 ms", published.p99_us / 1000)
@@ -137,25 +162,36 @@ def _token(client_id: str) -> str:
 
 
 class Changes:
-    """A status change in, durable, and both packets out: senders and recipients hold sockets."""
+    """A status change in, durable, and both packets out: senders and recipients hold sockets. On SQLite with the bus of
+    one process, on SQLite with the bus on Redis, and with everything on Redis (which syncs nothing here)."""
 
     def __init__(self, work: Path, redis: RedisServer, arguments: argparse.Namespace) -> None:
         self._work = work
         self._redis = redis
         self._pairs: int = arguments.pairs
+        self._processes: list[int] = arguments.processes
 
     def round(self, figures: Figures) -> None:
+        redis = f"redis://127.0.0.1:{self._redis.port}"
+        for processes in self._processes:
+            if processes == 1:
+                self._measure(figures, "SQLite", processes)
+            self._measure(figures, "SQLite, bus on Redis", processes, BUS_URL=redis)
+            self._measure(figures, "all on Redis", processes, BUS_URL=redis, STATE_URL=redis)
+
+    def _measure(self, figures: Figures, on: str, processes: int, **settings: str) -> None:
+        named = on if processes == 1 else f"{on}, {processes} processes"
         with tempfile.TemporaryDirectory(prefix="gateway-bench-") as folder:
-            world = World(Path(folder))
+            world = World(Path(folder), settings.get("STATE_URL"))
             asyncio.run(world.seed(self._pairs * 4))
-            with gateway(Path(folder), self._redis) as ours, Load(self._work) as load:
+            with gateway(Path(folder), processes=processes, **settings) as ours, Load(self._work) as load:
                 for part, (name, measure) in enumerate(self._ways()):
                     pairs = world.pairs[part * self._pairs : (part + 1) * self._pairs]
                     self._connect(load, ours.port, pairs)
                     cpu = cpu_s(ours.pid)
                     answered = measure(load, ours.port, pairs, part * 2 * self._pairs)
                     if answered.missing or answered.unanswered:
-                        raise SystemExit(f"{name}: {answered}")
+                        raise SystemExit(f"{named}, {name}: {answered}")
                     changes = 2 * self._pairs
                     for what, value in (
                         ("µs of CPU", (cpu_s(ours.pid) - cpu) / changes * 1e6),
@@ -163,7 +199,7 @@ class Changes:
                         ("p50 ms", answered.p50_us / 1000),
                         ("p99 ms", answered.p99_us / 1000),
                     ):
-                        figures.gateway.setdefault(f"status change {name}: {what}", []).append(value)
+                        figures.gateway.setdefault(f"status change {name}; {named}: {what}", []).append(value)
 
     def _ways(self) -> list[tuple[str, Measure]]:
         return [
@@ -226,6 +262,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sockets", type=int, nargs="*", default=[1_000, 10_000])
+    parser.add_argument("--processes", type=int, nargs="*", default=[1, 2], help="of the gateway; the peer has one")
     parser.add_argument("--packets", type=int, default=200_000, help="published where the server is saturated")
     parser.add_argument("--pairs", type=int, default=1_500, help="senders and recipients of the status changes")
     parser.add_argument("--idle", type=float, default=30.0, help="seconds of idling")

@@ -267,14 +267,23 @@ def free_port() -> int:
 
 
 def cpu_s(pid: int) -> float:
-    """Seconds of CPU that the threads of this process have had. Children do not count, nor threads that have ended."""
-    tasks = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    """Seconds of CPU that the threads of this process and of its children have had; threads that have ended do not
+    count."""
+    tasks = [task for each in _family(pid) for task in Path(f"/proc/{each}/task").glob("*/schedstat")]
     return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
 
 
 def resident_bytes(pid: int) -> int:
-    """Resident memory of this process."""
+    """Resident memory of this process and of its children; pages that they share count once for each."""
+    return sum(map(_resident, _family(pid)))
+
+
+def _resident(pid: int) -> int:
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith("Rss:"):
             return int(line.split()[1]) * 1024
     raise RuntimeError(f"no Rss of process {pid}")
+
+
+def _family(pid: int) -> list[int]:
+    return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
