@@ -5,18 +5,14 @@ The only place that knows which adapters there are behind the settings.
 
 import asyncio
 import contextlib
+import importlib
 import logging
-import os
 import resource
-import signal
-import sys
-import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-import uvloop
 from starlette.types import ASGIApp
 
 from gateway.api.auth import Authorizer
@@ -26,12 +22,12 @@ from gateway.api.keys import FixedKey, KeySource, PublishedKeys
 from gateway.api.limits import RateLimiter
 from gateway.api.objects import Objects
 from gateway.api.operator import Readiness
-from gateway.api.routes import Api, application
+from gateway.api.routes import Api, application, operator_pages
 from gateway.api.session import Desk
 from gateway.api.socket import SocketDoor
+from gateway.bus import open_bus
 from gateway.bus.bus import Bus
-from gateway.bus.memory import MemoryBus
-from gateway.changes import Changes
+from gateway.changes import CLIENT_PREFIX, Changes
 from gateway.config import Settings
 from gateway.errors import GatewayError
 from gateway.live.arrivals import Arrivals
@@ -39,21 +35,24 @@ from gateway.live.connection import Keepalive
 from gateway.live.hub import Hub
 from gateway.live.wheel import Wheel
 from gateway.metrics import Metrics
-from gateway.parsers import PushContent
+from gateway.parsers import PushContent, scheme_of
 from gateway.registry import Registry
 from gateway.removals import Removals
-from gateway.senders import open_senders
+from gateway.senders import open_senders, platforms_on_console
 from gateway.server import SPARE, Server
 from gateway.service import Service, UploadLimits
+from gateway.siblings import Siblings
 from gateway.sweep import Sweep
 from gateway.transit.decisions import VideoRef
 from gateway.transit.policy import Policy
 from gateway.wakeups import PushOptions, Wakeups
 from push.console import ConsoleSender
 from push.sender import Platform, Sender
-from storage import open_documents, open_objects
+from storage import open_cache, open_documents, open_objects
+from storage.cache import CachedDocuments
 from storage.documents import DocumentStore
 from storage.objects import ObjectStore, ServedObjectStore
+from storage.redis_url import REDIS_SCHEMES
 
 RESTART_PAUSE_S = 1.0
 """How long a loop in the background rests after a fault of ours, before it goes on."""
@@ -71,14 +70,15 @@ FINISH_PART = 0.05
 LEAST_STOP_S = 2.0
 """So long a process that is told to stop may take whatever `DRAIN_S` says."""
 
-HUNG = 70
-"""The exit code of a process that could not be stopped in time: EX_SOFTWARE in sysexits.h."""
-
-TELL_S = 1.0
-"""How long the log of such a process may take to take in that it ends."""
-
 OTHER_FILES = 256
 """File descriptors for all that is no connection of an app."""
+
+_ADAPTERS: Mapping[str, tuple[str, ...]] = {
+    "sqlite": ("storage.sqlite",),
+    "file": ("storage.disk",),
+    **dict.fromkeys(REDIS_SCHEMES, ("gateway.bus.redis", "storage.redis", "storage.redis_cache")),
+}
+"""What is imported late, by the scheme that asks for it: see `import_adapters`."""
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +88,9 @@ class Gateway:
     """The parts of a running gateway."""
 
     asgi: ASGIApp
+    pages: ASGIApp
+    """The operator's addresses alone."""
+    metrics: Metrics
     authorizer: Authorizer
     service: Service
     sweep: Sweep
@@ -109,16 +112,27 @@ class Gateway:
 
 
 @asynccontextmanager
-async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
-    """Open the backends that the settings name and wire everything; nothing runs in the background yet."""
+async def open_gateway(
+    settings: Settings, *, worker: bool = True, siblings: Siblings | None = None
+) -> AsyncIterator[Gateway]:
+    """Open the backends that the settings name and wire everything; nothing runs in the background yet.
+
+    Without `worker` it can wake nobody: the senders are not opened, which spares a process 80 MiB. `siblings`: the
+    other processes of this program, where there are any.
+    """
     async with contextlib.AsyncExitStack() as stack:
         documents = await stack.enter_async_context(open_documents(settings.state_url))
+        if settings.cache_url is not None:
+            documents = CachedDocuments(documents, open_cache(settings.cache_url), prefix=CLIENT_PREFIX)
+            stack.push_async_callback(documents.close)
         objects = await stack.enter_async_context(open_objects(settings.objects_url))
-        bus: Bus = MemoryBus()
+        bus = open_bus(settings.bus_url)
         stack.push_async_callback(bus.close)
-        console = ConsoleSender()
+        console = ConsoleSender(spread=bus.show)
+        if platforms_on_console(settings):
+            bus.on_show(console.arrive)
         stack.push_async_callback(console.close)
-        senders = open_senders(settings, console)
+        senders = open_senders(settings, console) if worker else {}
         for sender in senders.values():
             stack.push_async_callback(sender.close)
         gateway = wired(
@@ -128,6 +142,8 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             bus=bus,
             senders=senders,
             console=console,
+            worker=worker,
+            siblings=siblings,
             monotonic=asyncio.get_running_loop().time,
         )
         stack.push_async_callback(gateway.close)
@@ -142,14 +158,16 @@ def wired(
     bus: Bus,
     senders: Mapping[Platform, Sender],
     console: ConsoleSender,
+    worker: bool = True,
+    siblings: Siblings | None = None,
     policy: Policy | None = None,
     clock: Callable[[], float] = time.time,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Gateway:
     """The parts of a gateway, on backends that are open and stay the caller's.
 
-    `policy`: instead of what the settings say. `clock`: seconds since the epoch; `monotonic`: seconds of a clock that
-    never goes back.
+    `worker`: kicks are for it too. `siblings`: whose metrics are told besides its own. `policy`: instead of what the
+    settings say. `clock`: seconds since the epoch; `monotonic`: seconds of a clock that never goes back.
     """
     metrics = Metrics()
     authorizer = Authorizer(_keys(settings), audience=settings.jwt_audience, issuer=settings.jwt_issuer, clock=clock)
@@ -173,7 +191,8 @@ def wired(
         metrics=metrics,
         monotonic=monotonic,
     )
-    bus.on_kick(wakeups.kick)
+    if worker:
+        bus.on_kick(wakeups.kick)
     wheel = Wheel(monotonic)
     hub = Hub(changes, bus, metrics, wheel)
     readiness = Readiness(
@@ -188,12 +207,15 @@ def wired(
         backends=backends,
         readiness=readiness,
         operator_token=settings.operator_token,
+        siblings=siblings,
         objects=_served(objects, service, metrics),
-        arrivals=Arrivals(service, registry, console.listen, _shown(senders, console)),
+        arrivals=Arrivals(service, registry, console.listen, platforms_on_console(settings)),
         cors_origins=settings.cors_origins,
     )
     return Gateway(
         asgi=application(api),
+        pages=operator_pages(api),
+        metrics=metrics,
         authorizer=authorizer,
         service=service,
         sweep=Sweep(changes=changes, service=service, registry=registry, objects=objects, metrics=metrics),
@@ -225,7 +247,7 @@ async def running(gateway: Gateway, settings: Settings, *, worker: bool) -> Asyn
     finally:
         if worker:
             gateway.wakeups.stop()
-            await asyncio.wait([tasks["wakeups"]], timeout=_stop_s(settings) * FINISH_PART)
+            await asyncio.wait([tasks["wakeups"]], timeout=stop_s(settings) * FINISH_PART)
         for task in tasks.values():
             task.cancel()
         await asyncio.gather(*tasks.values(), return_exceptions=True)
@@ -242,12 +264,12 @@ async def _forever(name: str, loop: Callable[[], Awaitable[None]]) -> None:
             await asyncio.sleep(RESTART_PAUSE_S)
 
 
-# --- The commands
+# --- The server
 
 
 def server_of(gateway: Gateway, settings: Settings, started: Callable[[int], None]) -> Server:
     """The server of a gateway; `started` is called with the port once it listens."""
-    drain_s = _stop_s(settings) * CALLS_PART
+    drain_s = stop_s(settings) * CALLS_PART
 
     def listening(port: int) -> None:
         gateway.readiness.serving = True
@@ -267,14 +289,15 @@ def server_of(gateway: Gateway, settings: Settings, started: Callable[[int], Non
         address=(settings.host, settings.port),
         most=_room_for(settings.max_connections),
         drain_s=drain_s,
-        cancel_s=_stop_s(settings) * CANCEL_PART,
+        cancel_s=stop_s(settings) * CANCEL_PART,
         started=listening,
         drain=drain,
         cut_off=gateway.hub.abort,
     )
 
 
-def _stop_s(settings: Settings) -> float:
+def stop_s(settings: Settings) -> float:
+    """How long a process that is told to stop may take."""
     return max(settings.drain_s, LEAST_STOP_S)
 
 
@@ -293,141 +316,15 @@ def _room_for(connections: int) -> int:
     return room
 
 
-@contextlib.contextmanager
-def _stopped_by_signals(stop: Callable[[int], None], last_resort: "LastResort") -> Iterator[None]:
-    """`stop` is called with each SIGINT and SIGTERM."""
-
-    def stopped(number: int) -> None:
-        last_resort.arm()
-        stop(number)
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopped, number)
-    try:
-        yield
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
-
-
-class LastResort:
-    """Ends a process that was told to stop and does not come to its end, because something that it uses hangs.
-
-    Whatever was answered is durable by then; what is cut off finds a gateway that starts as after a crash. A thread of
-    its own: the event loop may be what hangs.
-    """
-
-    def __init__(self, after_s: float) -> None:
-        self._timer = threading.Timer(after_s, self._end)
-        self._timer.daemon = True
-
-    def arm(self) -> None:
-        """From now on the time counts."""
-        with contextlib.suppress(RuntimeError):  # it counts already
-            self._timer.start()
-
-    def disarm(self) -> None:
-        """The process comes to its end by itself."""
-        self._timer.cancel()
-
-    @staticmethod
-    def _end() -> None:
-        # What hangs may be whoever takes the log in, so that is not waited for either.
-        telling = threading.Thread(
-            target=log.critical, args=("something hangs: the process ends without closing it",), daemon=True
-        )
-        telling.start()
-        telling.join(TELL_S)
-        os._exit(HUNG)
-
-
-def serve(settings: Settings, *, worker: bool) -> int:
-    """Serve until told to stop; the program's exit code."""
-    last_resort = LastResort(_stop_s(settings))
-    code = uvloop.run(_serve(settings, last_resort, worker=worker))
-    last_resort.disarm()
-    return code
-
-
-async def _serve(settings: Settings, last_resort: LastResort, *, worker: bool) -> int:
-    async with open_gateway(settings) as gateway, running(gateway, settings, worker=worker):
-        server = server_of(gateway, settings, lambda port: _greet(settings, port, worker=worker))
-        # A second SIGINT ends it at once.
-        with _stopped_by_signals(lambda number: server.handle_exit(number, None), last_resort):
-            await server.run_here()
-    return 0
-
-
-def work(settings: Settings) -> int:
-    """Send wakeups and sweep until told to stop; the program's exit code."""
-    last_resort = LastResort(_stop_s(settings))
-    uvloop.run(_work(settings, last_resort))
-    last_resort.disarm()
-    return 0
-
-
-async def _work(settings: Settings, last_resort: LastResort) -> None:
-    stopped = asyncio.Event()
-    if settings.bus_is_in_process:
-        log.warning(
-            "the bus reaches only its own process: devices are woken when they are due, not at once, and open sockets "
-            "are told minutes later; `gateway serve` has the worker inside",
-            extra={"bus": settings.bus_url},
-        )
-    with _stopped_by_signals(lambda _: stopped.set(), last_resort):
-        async with open_gateway(settings) as gateway, running(gateway, settings, worker=True):
-            log.info("working")
-            await stopped.wait()
-
-
-def _greet(settings: Settings, port: int, *, worker: bool) -> None:
-    """Say where it is, and what to try next."""
-    address = settings.public_url or f"http://{_in_url(settings.host)}:{port}"
-    log.info("serving", extra={"address": address, "worker": worker})
-    if sys.stdout.isatty():
-        sys.stdout.write(_NEXT.format(address=address))
-        sys.stdout.flush()
-
-
-_NEXT = """
-  {address} is up: SQLite and files on this machine, pushes are shown here. Try in another terminal:
-
-    scripts/tour                        two phones exchange a video
-    .venv/bin/gateway token alice       a token for the client alice
-    curl {address}/openapi.json    every call
-    curl {address}/asyncapi.json   what travels over a socket
-    .venv/bin/gateway config            every setting
-
-"""
-
-
-def _in_url(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
-
-
-def sweep(settings: Settings, *, full: bool) -> str:
-    """One round of the sweep; what it found."""
-
-    async def once() -> str:
-        async with open_gateway(settings) as gateway:
-            return str(await gateway.sweep.round(full=full))
-
-    return uvloop.run(once())
-
-
-def setup(settings: Settings) -> list[str]:
-    """Create what is missing, and check that it can be used; what is there now, a line each."""
-
-    async def once() -> None:
-        async with open_gateway(settings):
-            pass
-
-    uvloop.run(once())
-    return [f"documents: {settings.state_url}", f"objects: {settings.objects_url}"]
-
-
 # --- From settings to parts
+
+
+def import_adapters(settings: Settings) -> None:
+    """What is imported before there are many processes is in the memory once."""
+    for url in (settings.state_url, settings.objects_url, settings.bus_url, settings.cache_url):
+        for module in _ADAPTERS.get(scheme_of(url or ""), ()):
+            with contextlib.suppress(ImportError):  # told by whoever needs it
+                importlib.import_module(module)
 
 
 def _policy(settings: Settings) -> Policy:
@@ -461,11 +358,6 @@ def _keys(settings: Settings) -> KeySource:
     if settings.jwt_public_key is not None:
         return FixedKey.from_pem(settings.jwt_public_key)
     return FixedKey.from_secret(settings.signing_secret() or "")
-
-
-def _shown(senders: Mapping[Platform, Sender], console: ConsoleSender) -> list[Platform]:
-    """The platforms whose pushes appear on the console."""
-    return [platform for platform, sender in senders.items() if sender is console]
 
 
 def _served(objects: ObjectStore, service: Service, metrics: Metrics) -> Objects | None:

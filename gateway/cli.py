@@ -7,11 +7,12 @@ the command that needs it, so that `gateway --help` and `gateway token` stay qui
 # ruff: noqa: PLC0415 - each command imports what only it needs
 
 import argparse
+import contextlib
 import errno
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from gateway.config import Settings
 from gateway.parsers import ConfigError
@@ -56,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         "--worker",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="also send wakeups and sweep in this process (on unless switched off)",
+        help="also send wakeups and sweep, in this process or beside many (on unless switched off)",
     )
     serve.set_defaults(command=_serve)
 
@@ -92,35 +93,31 @@ def _serve(arguments: argparse.Namespace) -> int:
     settings = _settings({name: text for name, text in given.items() if text is not None})
     _prepare(settings)
 
-    from gateway import app, log
+    from gateway import log, processes
 
     log.configure(settings.log_format, settings.log_level)
-    try:
-        return app.serve(settings, worker=arguments.worker)
-    except OSError as error:
-        # Binding is the one thing in there whose errors name no file.
-        if error.errno in {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES} and error.filename is None:
-            raise ConfigError([_cannot_listen(settings, error)]) from error
-        raise
+    with _listening(settings.host, settings.port, setting="PORT", argument=" or give --port"):
+        return processes.serve(settings, worker=arguments.worker)
 
 
 def _worker(_arguments: argparse.Namespace) -> int:
     settings = _settings()
     _prepare(settings)
 
-    from gateway import app, log
+    from gateway import log, processes
 
     log.configure(settings.log_format, settings.log_level)
-    return app.work(settings)
+    with _listening(settings.host, settings.worker_port, setting="WORKER_PORT"):
+        return processes.work(settings)
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
     settings = _settings()
 
-    from gateway import app, log
+    from gateway import log, processes
 
     log.configure(settings.log_format, settings.log_level)
-    print(app.sweep(settings, full=arguments.full))
+    print(processes.sweep(settings, full=arguments.full))
     return 0
 
 
@@ -152,9 +149,9 @@ def _setup(_arguments: argparse.Namespace) -> int:
     settings = _settings()
     done = _prepare(settings)
 
-    from gateway import app
+    from gateway import processes
 
-    for line in [*done, *app.setup(settings)]:
+    for line in [*done, *processes.setup(settings)]:
         print(line)
     return 0
 
@@ -199,15 +196,27 @@ def _prepare(settings: Settings) -> list[str]:
     return done
 
 
-def _cannot_listen(settings: Settings, error: OSError) -> str:
-    where = f"{settings.host} port {settings.port}"
-    match error.errno:
+@contextlib.contextmanager
+def _listening(host: str, port: int | None, *, setting: str, argument: str = "") -> Iterator[None]:
+    """What goes wrong with listening there is a sentence about `setting`."""
+    try:
+        yield
+    except OSError as error:
+        # Binding is the one thing in there whose errors name no file.
+        if error.errno in {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES} and error.filename is None:
+            remedy = f"set GATEWAY_{setting}{argument}"
+            raise ConfigError([_cannot_listen(f"{host} port {port}", error.errno, remedy)]) from error
+        raise
+
+
+def _cannot_listen(where: str, number: int | None, remedy: str) -> str:
+    match number:
         case errno.EADDRINUSE:
-            return f"{where} is in use: set GATEWAY_PORT or give --port; 0 picks a free one."
+            return f"{where} is in use: {remedy}; 0 picks a free one."
         case errno.EADDRNOTAVAIL:
             return f"{where}: this machine does not have that address: set GATEWAY_HOST or give --host."
         case _:
-            return f"{where}: this user may not listen there: set GATEWAY_PORT or give --port, from 1024 on."
+            return f"{where}: this user may not listen there: {remedy}, from 1024 on."
 
 
 def _told(error: OSError) -> str:

@@ -18,12 +18,13 @@ from typing import Any
 from urllib.parse import quote
 
 from gateway import parsers
+from gateway.bus import BUS_SCHEMES
 from gateway.parsers import ConfigError, LogFormat, LogLevel, PushContent, Rate
 from gateway.secret_file import MIN_SECRET_BYTES, made_up_secret
 from storage import DOCUMENT_SCHEMES, OBJECT_SCHEMES
+from storage.redis_url import REDIS_SCHEMES
 
 PREFIX = "GATEWAY_"
-BUS_SCHEMES = ("memory",)
 IN_PROCESS_BUSES = ("memory",)
 """Buses that reach only the process they are in."""
 
@@ -93,7 +94,7 @@ class Setting:
             return "(not set)"
         if self.secret:
             return "(hidden)"
-        return "(PEM text)" if "-----" in text else re.sub(r"//[^/@]*@", "//(hidden)@", text)
+        return "(PEM text)" if "-----" in text else re.sub(r"//.*@", "//(hidden)@", text)
 
 
 def _setting(
@@ -127,6 +128,11 @@ class Settings:
     )
     bus_url: str = _setting(
         partial(parsers.store_url, BUS_SCHEMES), "memory:", "What carries packets between processes."
+    )
+    cache_url: str | None = _setting(
+        partial(parsers.store_url, REDIS_SCHEMES),
+        None,
+        "Where documents are cached for some seconds: Redis, or nowhere.",
     )
     jwt_secret: str | None = _setting(
         partial(parsers.secret_text, MIN_SECRET_BYTES),
@@ -207,6 +213,9 @@ class Settings:
         "The bearer token `/metrics` asks for; not set: it is open.",
         secret=True,
     )
+    worker_port: int | None = _setting(
+        partial(parsers.whole, 0, 65_535), None, "The port of the operator's pages of `gateway worker`; not set: none."
+    )
     sweep_s: float = _setting(parsers.span, "300", "How often what was left half done is looked for.")
     log_format: LogFormat = _setting(partial(parsers.one_of, LogFormat), "text", "A log line's form: text or json.")
     log_level: LogLevel = _setting(
@@ -283,6 +292,7 @@ def _contradictions(values: Mapping[str, Any], named: Collection[str]) -> Iterat
         _one_key,
         _made_up_secret,
         _in_process_bus,
+        _in_process_stores,
         _upload_and_video,
         _viewed_and_ended,
         _ping_and_pong,
@@ -311,8 +321,17 @@ def _in_process_bus(values: Mapping[str, Any], _named: Collection[str]) -> Itera
     if values["workers"] > 1 and parsers.scheme_of(values["bus_url"]) in IN_PROCESS_BUSES:
         yield (
             f"GATEWAY_WORKERS is {values['workers']}, but with GATEWAY_BUS_URL {values['bus_url']} no process hears "
-            "of another's packets: set GATEWAY_WORKERS to 1."
+            "of another's packets: set GATEWAY_BUS_URL to redis://host:port, or GATEWAY_WORKERS to 1."
         )
+
+
+def _in_process_stores(values: Mapping[str, Any], _named: Collection[str]) -> Iterator[str]:
+    for name in ("STATE_URL", "OBJECTS_URL"):
+        if values["workers"] > 1 and parsers.scheme_of(values[name.lower()]) == "memory":
+            yield (
+                f"GATEWAY_WORKERS is {values['workers']}, but with GATEWAY_{name} memory: each process keeps its own: "
+                "set another, or GATEWAY_WORKERS to 1."
+            )
 
 
 def _upload_and_video(values: Mapping[str, Any], _named: Collection[str]) -> Iterator[str]:

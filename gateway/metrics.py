@@ -1,10 +1,20 @@
 """Every metric there is, with bounded labels. Nothing is registered globally: each application has its own."""
 
+import contextlib
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Metric,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -27,6 +37,28 @@ class Tally(Collector):
         return [CounterMetricFamily(self._name, self._documentation, value=self.count, created=self._created)]
 
     describe = collect
+
+
+class PrivateMemory(Collector):
+    """The memory that a process shares with no other, read when it is asked for: forked processes share much of what
+    counts as resident in each. Nothing where the system does not tell."""
+
+    def __init__(self, name: str, documentation: str, registry: CollectorRegistry) -> None:
+        self._name = name
+        self._documentation = documentation
+        registry.register(self)
+
+    def describe(self) -> Iterable[Metric]:
+        """What it is, without a value."""
+        return [GaugeMetricFamily(self._name, self._documentation)]
+
+    def collect(self) -> Iterable[Metric]:
+        """What there is now."""
+        with contextlib.suppress(OSError):
+            rows = [line.split() for line in Path("/proc/self/smaps_rollup").read_text("ascii").splitlines()]
+            kib = sum(int(row[1]) for row in rows if row[0] in {"Private_Clean:", "Private_Dirty:"})
+            return [GaugeMetricFamily(self._name, self._documentation, value=kib * 1024)]
+        return []
 
 
 class Metrics:
@@ -93,6 +125,13 @@ class Metrics:
         self.due_age_seconds = Gauge("gateway_due_age_seconds", "How long the oldest due client has waited", registry=r)
         self.worker_failures = Counter("gateway_worker_failures", "Due clients that could not be handled", registry=r)
         self.swept = Counter("gateway_swept", "What the sweep found, by what it did about it", ["action"], registry=r)
+        self.siblings_silent = Counter(
+            "gateway_siblings_silent", "Processes left out, since they did not hand out their metrics", registry=r
+        )
+        self.private_memory = PrivateMemory(
+            "gateway_private_memory_bytes", "Memory that the process shares with no other", r
+        )
+        ProcessCollector(registry=r)
 
     def exposition(self) -> bytes:
         """All of it in Prometheus' text format, version 0.0.4."""

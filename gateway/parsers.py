@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
+from storage.redis_url import REDIS_SCHEMES, RedisUrl
+
 _HOUR_S = 3600
 _WEEK_S = 7 * 86_400
 _YEARS_S = 10 * 366 * 86_400
@@ -229,10 +231,15 @@ def file(text: str) -> Path:
 
 
 def store_url(known: Sequence[str], text: str) -> str:
+    if scheme_of(text) in REDIS_SCHEMES and scheme_of(text) in known:
+        RedisUrl.parse(text)
+        return text
     shape = r"memory:|sqlite:///[^?#]+|file:(?:///|(?!//))[^?#]+"  # what `storage` opens
     if not re.fullmatch(shape, text) or scheme_of(text) not in known:
         kinds = {"memory": "memory:", "sqlite": "sqlite:///path", "file": "file:path"}
-        raise ValueError(f"must be {' or '.join(kinds.get(scheme, scheme) for scheme in known)}")
+        kinds |= {"redis": "redis://host:port", "redis+cluster": "redis+cluster://host:port,host:port"}
+        named = [kinds[scheme] for scheme in known if scheme in kinds]
+        raise ValueError(f"must be {' or '.join(named)}")
     return text
 
 

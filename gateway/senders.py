@@ -14,23 +14,34 @@ from push.sender import Platform, Sender
 log = logging.getLogger(__name__)
 
 
+def platforms_with_provider(settings: Settings) -> list[Platform]:
+    """The platforms whose pushes go to a provider, whichever process sends them."""
+    configured = {
+        Platform.APNS: settings.apns_key_file or settings.apns_cert_file,
+        Platform.FCM: settings.fcm_credentials_file,
+    }
+    return [platform for platform, file in configured.items() if file]
+
+
+def platforms_on_console(settings: Settings) -> list[Platform]:
+    """The platforms whose pushes are shown on the console: all of them, where there is no provider."""
+    return [] if platforms_with_provider(settings) else list(Platform)
+
+
 def open_senders(settings: Settings, console: Sender) -> dict[Platform, Sender]:
     """The senders, by platform; to be closed by the caller. Made within a running loop.
 
     With no provider configured `console` shows all pushes. Where only one is, the devices of the other are not woken.
     Raises ConfigError with every mistake in the files that the settings name.
     """
-    openers: dict[Platform, Callable[[Settings], Sender]] = {}
-    if settings.apns_key_file or settings.apns_cert_file:
-        openers[Platform.APNS] = _apns
-    if settings.fcm_credentials_file:
-        openers[Platform.FCM] = _fcm
-    if not openers:
+    platforms = platforms_with_provider(settings)
+    if not platforms:
         return dict.fromkeys(Platform, console)
+    openers: dict[Platform, Callable[[Settings], Sender]] = {Platform.APNS: _apns, Platform.FCM: _fcm}
     senders, mistakes = {}, list[str]()
-    for platform, opener in openers.items():
+    for platform in platforms:
         try:
-            senders[platform] = opener(settings)
+            senders[platform] = openers[platform](settings)
         except ConfigError as error:
             mistakes += error.sentences
     if mistakes:

@@ -37,6 +37,9 @@ UNREAD_S = 60.0
 SPARE = 256
 """So many connections beyond the limit are still told that there is no room; the rest are cut."""
 
+BACKLOG = 4096
+"""How many connections may wait to be accepted."""
+
 FORCE_S = 0.1
 """How soon a second signal is noticed."""
 
@@ -68,6 +71,19 @@ class Upgrades(Protocol):
         """What handles the connection from now on. The headers' names are in lower case; `early` came behind them.
         Without `room` it only says so."""
         ...
+
+
+class NoUpgrades:
+    """Takes over no connection: no address is empty."""
+
+    path = b""
+    sockets = 0
+
+    def upgrade(
+        self, transport: asyncio.Transport, query: bytes, headers: Headers, *, early: bytes, room: bool
+    ) -> asyncio.Protocol:
+        """Never called."""
+        raise NotImplementedError
 
 
 class HttpConnection(HttpToolsProtocol):
@@ -269,7 +285,7 @@ class Server(uvicorn.Server):
             proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=cast("int", cancel_s),  # it does not mind a fraction
-            backlog=4096,
+            backlog=BACKLOG,
         )
         super().__init__(config)
         self._address = address
@@ -279,9 +295,10 @@ class Server(uvicorn.Server):
         self._cut_off_sockets = cut_off
         self._out_of_time = False
 
-    async def run_here(self) -> None:
-        """Listen and serve until `should_exit`. Raises OSError where it cannot listen."""
-        await self.serve(await _listen(*self._address))
+    async def run_here(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until `should_exit`, on `sockets` that are bound, or on its address. Raises OSError where it cannot
+        listen."""
+        await self.serve(await _listen(*self._address) if sockets is None else sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -326,13 +343,40 @@ async def _listen(host: str, port: int) -> list[socket.socket]:
     return sockets
 
 
+def listening_shares(host: str, port: int, *, shares: int) -> list[list[socket.socket]]:
+    """The sockets of `shares` processes that serve one port, one for each address of `host`: the kernel spreads
+    connections evenly over them. All are listening, so that it does from the first one on. Raises OSError."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    split: list[list[socket.socket]] = [[] for _ in range(shares)]
+    with contextlib.ExitStack() as stack:
+        for family, kind, protocol, name, address in dict.fromkeys(found):
+            for number, share in enumerate(split):
+                there = (address[0], port, *address[2:])
+                # Not the first: it finds out whether somebody else is there, who may have said the same.
+                listening = stack.enter_context(_bound(family, kind, protocol, name, there, shared=number > 0))
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                listening.listen(BACKLOG)
+                share.append(listening)
+                port = port or listening.getsockname()[1]
+        stack.pop_all()
+    return split
+
+
 def _bound(
-    family: socket.AddressFamily, kind: socket.SocketKind, protocol: int, _: str, address: tuple[Any, ...]
+    family: socket.AddressFamily,
+    kind: socket.SocketKind,
+    protocol: int,
+    _: str,
+    address: tuple[Any, ...],
+    *,
+    shared: bool = False,
 ) -> socket.socket:
     # With its protocol, unlike `socket.create_server`: asyncio switches Nagle's algorithm off only where it stands.
     listening = socket.socket(family, kind, protocol)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listening.bind(address)

@@ -26,7 +26,7 @@ Output = pytest.CaptureFixture[str]
 
 
 class App:
-    """Stands in for `gateway.app`: what `main` asks of it, and with which settings."""
+    """Stands in for `gateway.processes`: what `main` asks of it, and with which settings."""
 
     def __init__(self) -> None:
         self.settings: list[Settings] = []
@@ -68,8 +68,8 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch) -> App:
     app = App()
-    monkeypatch.setitem(sys.modules, "gateway.app", app)
-    monkeypatch.setattr(gateway, "app", app, raising=False)
+    monkeypatch.setitem(sys.modules, "gateway.processes", app)
+    monkeypatch.setattr(gateway, "processes", app, raising=False)
     monkeypatch.setitem(sys.modules, "gateway.log", SimpleNamespace(configure=lambda *_: None))
     monkeypatch.setattr(gateway, "log", sys.modules["gateway.log"], raising=False)
     return app
@@ -202,6 +202,20 @@ def test_a_keyboard_interrupt_ends_quietly(app: App, output: Output) -> None:
     app.do = interrupt
     assert main(["serve"]) == 130
     assert output.readouterr().err == ""
+
+
+def test_a_port_of_the_workers_pages_in_use_is_a_sentence_about_that(
+    app: App, output: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def listen(settings: Settings) -> None:
+        with socket.socket() as mine:
+            mine.bind((settings.host, settings.worker_port))
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setenv("GATEWAY_WORKER_PORT", str(port := taken.getsockname()[1]))
+        app.do = listen
+        errors = refused(output, "worker")
+    assert errors == f"gateway: 127.0.0.1 port {port} is in use: set GATEWAY_WORKER_PORT; 0 picks a free one.\n"
 
 
 def test_worker_works_with_the_settings_of_the_environment(app: App, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from gateway.parsers import ConfigError, LogFormat, LogLevel, PushContent, Rate,
 from gateway.secret_file import made_up_secret
 
 SECRET = "s" * 32
+REDIS = "redis://127.0.0.1:6379"
 PEM = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA\n-----END PUBLIC KEY-----\n"
 
 
@@ -54,6 +55,7 @@ def test_without_any_variable_everything_has_its_default() -> None:
         ("HOST", "::1", "::1"),
         ("HOST", "LocalHost", "localhost"),
         ("PORT", "0", 0),
+        ("WORKER_PORT", "9100", 9100),
         ("PUBLIC_URL", "https://gw.example.com/", "https://gw.example.com"),
         ("JWKS_URL", "https://id.example.com/keys?v=1", "https://id.example.com/keys?v=1"),
         ("JWKS_URL", "http://127.0.0.1:9/keys", "http://127.0.0.1:9/keys"),
@@ -87,6 +89,7 @@ def test_a_value_is_read(name: str, text: str, value: object) -> None:
     ("name", "texts"),
     [
         ("HOST", ["", "[::1]", "a b", "1.2.3", "1.2.3.4.5", "http://x", "-x", "127.0.0.1:80"]),
+        ("WORKER_PORT", ["", "x", "65536"]),
         ("PORT", ["", "x", "-1", "65536", "8_0", "1.0", "\u0661", " 1"]),
         (
             "PUBLIC_URL",
@@ -96,7 +99,11 @@ def test_a_value_is_read(name: str, text: str, value: object) -> None:
         ("DATA_DIR", ["", "a\nb", "\udcff", "a\0"]),
         ("STATE_URL", ["nope", "postgres://x", "", "sqlite", "sqlite:x", "sqlite:///", "sqlite:///x?y=1", "memory:x"]),
         ("OBJECTS_URL", ["gopher://x", "file:", "file://", "file://host/x", "sqlite:///x"]),
-        ("BUS_URL", ["redis://x", "memory", "memory:x", "file:x"]),
+        (
+            "BUS_URL",
+            ["redis://", "redis://x:0", "redis://x/y", "redis://x,y", "redis+cluster://x/1", "memory", "file:x"],
+        ),
+        ("CACHE_URL", ["memory:", "redis", "redis://x?prefix=", "redis://x?ca=y", "rediss://x?db=1", ""]),
         ("JWT_SECRET", ["", "short", "s" * 31, SECRET + "\n", " " + SECRET, "{" + SECRET, "-----BEGIN X" + SECRET]),
         ("JWT_SECRET", ["é" * 40, "\udcff" * 40]),
         ("JWT_PUBLIC_KEY", ["", "/does/not/exist", "/", PEM.replace("PUBLIC", "PRIVATE"), __file__]),
@@ -187,7 +194,9 @@ def test_an_unknown_scheme_is_refused_with_the_known_ones() -> None:
         ({"HOST": "0.0.0.0"}, ["GATEWAY_HOST", "GATEWAY_JWT_SECRET"]),  # noqa: S104 - refused
         ({"HOST": "::"}, ["GATEWAY_HOST", "GATEWAY_JWT_PUBLIC_KEY"]),
         ({"HOST": "gw.example.com"}, ["GATEWAY_HOST", "GATEWAY_JWKS_URL"]),
-        ({"WORKERS": "2"}, ["GATEWAY_WORKERS", "GATEWAY_BUS_URL"]),
+        ({"WORKERS": "2"}, ["GATEWAY_WORKERS", "GATEWAY_BUS_URL", "redis://"]),
+        ({"WORKERS": "2", "BUS_URL": REDIS, "STATE_URL": "memory:"}, ["GATEWAY_WORKERS", "GATEWAY_STATE_URL"]),
+        ({"WORKERS": "2", "BUS_URL": REDIS, "OBJECTS_URL": "memory:"}, ["GATEWAY_WORKERS", "GATEWAY_OBJECTS_URL"]),
         ({"UPLOAD_TTL_S": "10", "VIDEO_TTL_S": "9"}, ["GATEWAY_UPLOAD_TTL_S", "GATEWAY_VIDEO_TTL_S"]),
         ({"PONG_S": "10", "PING_S": "9"}, ["GATEWAY_PONG_S", "GATEWAY_PING_S"]),
         ({"VIEWED_KEEP_S": "10", "ENDED_KEEP_S": "9"}, ["GATEWAY_VIEWED_KEEP_S", "GATEWAY_ENDED_KEEP_S"]),
@@ -207,6 +216,12 @@ def test_what_cannot_work_together_is_refused(variables: dict[str, str | None], 
     (sentence,) = complaints(**{name: text for name, text in variables.items() if text is not None})
     for name in named:
         assert name in sentence
+
+
+def test_many_processes_are_fine_with_a_bus_between_them() -> None:
+    settings = load(WORKERS="4", BUS_URL=REDIS)
+    assert settings.workers == 4
+    assert not settings.bus_is_in_process
 
 
 def test_a_public_address_is_fine_with_a_key() -> None:

@@ -28,6 +28,7 @@ from gateway.live.handshake import BEARER, SUBPROTOCOL
 from gateway.live.hub import CHECK_S, DRAIN_PART, HELD_PER_CLIENT, SOCKETS_PER_CLIENT
 from gateway.metrics import Metrics
 from gateway.server import HEAD_BYTES, HEAD_S, KEEP_ALIVE_S, SPARE, UNREAD_S
+from gateway.supervisor import HUNG
 from gateway.sweep import Found
 from gateway.transit.decisions import Reason, Result
 from gateway.transit.policy import Policy
@@ -331,7 +332,7 @@ def test_the_advice_to_operators_fits_the_code() -> None:
     assert abs(app.CALLS_PART * DRAIN_PART - 2 / 3) < 0.05
     assert "over the first two thirds of the time" in page
     assert f"below {app.LEAST_STOP_S:g} counts as {app.LEAST_STOP_S:g}" in page
-    assert f"exit code {app.HUNG}" in page
+    assert f"exit code {HUNG}" in page
 
 
 # --- Metrics

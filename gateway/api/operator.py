@@ -9,6 +9,7 @@ import orjson
 from gateway.api.http import Reply, Request
 from gateway.errors import Unauthorized
 from gateway.metrics import CONTENT_TYPE, Metrics
+from gateway.siblings import Siblings
 
 PROBE_S = 2.0
 """How long a backend may take to answer before it counts as faulty."""
@@ -46,10 +47,12 @@ def alive() -> Reply:
     return Reply(200, b'{"status":"alive","faults":[]}', headers=_NO_STORE)
 
 
-def metrics(request: Request, found: Metrics, operator_token: str | None) -> Reply:
-    """The metrics, in Prometheus' text format. Raises Unauthorized without the operator's token, where one is set."""
+async def metrics(request: Request, found: Metrics, siblings: Siblings | None, operator_token: str | None) -> Reply:
+    """The metrics, of all processes where there are more, in Prometheus' text format. Raises Unauthorized without the
+    operator's token, where one is set."""
     if operator_token is not None:
         given = (request.header(b"authorization") or "").removeprefix("Bearer ")
         if not hmac.compare_digest(given.encode(), operator_token.encode()):
             raise Unauthorized("the operator's token is required")
-    return Reply(200, found.exposition(), content_type=CONTENT_TYPE.encode(), headers=_NO_STORE)
+    text = found.exposition() if siblings is None else await siblings.exposition(found)
+    return Reply(200, text, content_type=CONTENT_TYPE.encode(), headers=_NO_STORE)

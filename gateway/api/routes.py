@@ -16,6 +16,7 @@ from gateway.api.http import Disconnected, Reply, Request, problem
 from gateway.api.objects import Objects
 from gateway.errors import MethodNotAllowed, NotFound, UpgradeRequired
 from gateway.live.arrivals import Arrivals
+from gateway.siblings import Siblings
 from storage.objects import SERVED_PATH
 
 
@@ -27,6 +28,7 @@ class Api:
     backends: Backends
     readiness: operator.Readiness
     operator_token: str | None = None
+    siblings: Siblings | None = None
     objects: Objects | None = None
     arrivals: Arrivals | None = None
     cors_origins: tuple[str, ...] = ()
@@ -47,6 +49,11 @@ def application(api: Api) -> ASGIApp:
     )
 
 
+def operator_pages(api: Api) -> ASGIApp:
+    """The operator's addresses alone, for a process that serves no apps."""
+    return Router(_operator_routes(api), redirect_slashes=False, default=_nothing_here)
+
+
 def _call_routes(api: Api) -> list[BaseRoute]:
     """One route for each path, in the order of the table: what is called most is found first."""
     by_path: dict[str, list[Call]] = {}
@@ -55,7 +62,7 @@ def _call_routes(api: Api) -> list[BaseRoute]:
     return [Route(path, Endpoint(calls, api.gate, api.backends)) for path, calls in by_path.items()]
 
 
-def _other_routes(api: Api) -> list[BaseRoute]:
+def _operator_routes(api: Api) -> list[BaseRoute]:
     async def healthz(_: Request) -> Reply:
         return operator.alive()
 
@@ -63,15 +70,21 @@ def _other_routes(api: Api) -> list[BaseRoute]:
         return await api.readiness.reply()
 
     async def metrics(request: Request) -> Reply:
-        return operator.metrics(request, api.gate.metrics, api.operator_token)
+        return await operator.metrics(request, api.gate.metrics, api.siblings, api.operator_token)
 
+    return [
+        Route("/healthz", _Page(healthz)),
+        Route("/readyz", _Page(readyz)),
+        Route("/metrics", _Page(metrics)),
+    ]
+
+
+def _other_routes(api: Api) -> list[BaseRoute]:
     async def plain(_: Request) -> Reply:
         raise UpgradeRequired("this address takes WebSockets only")
 
     routes: list[BaseRoute] = [
-        Route("/healthz", _Page(healthz)),
-        Route("/readyz", _Page(readyz)),
-        Route("/metrics", _Page(metrics)),
+        *_operator_routes(api),
         Route("/openapi.json", _description(openapi.document())),
         Route("/asyncapi.json", _description(asyncapi.document())),
         Route(socket.PATH, _Page(plain)),

@@ -8,9 +8,10 @@ BUS_SCHEMES = ("memory", *REDIS_SCHEMES)
 
 
 def open_bus(url: str) -> Bus:
-    """The bus at `url`: `memory:`, or Redis (see `storage.redis_url`). Made within a running loop, closed by the caller.
+    """The bus at `url`: `memory:`, or Redis (see `storage.redis_url`); closed by the caller.
 
-    A Redis that is not there is no error: it is connected when it is. Raises ValueError for a URL that is none of these.
+    Made within a running loop. A Redis that is not there is no error: it is connected when it is. Raises ValueError for
+    another URL.
     """
     # Each is imported when its scheme is used: redis is an extra.
     if url == "memory:":

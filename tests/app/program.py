@@ -63,7 +63,7 @@ async def started(
         assert process.stdout is not None
         async for line in process.stdout:
             output.append(line.decode())
-            found = re.search(r'serving.*?(http://[^\s",}]+)', output[-1])
+            found = re.search(r'(?:serving|answering).*?(http://[^\s",}]+)', output[-1])
             if found and not address.done():
                 address.set_result(found[1])
         if not address.done():
@@ -91,5 +91,9 @@ async def run(folder: Path, *arguments: str, **given: str) -> tuple[int, str]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    output, _ = await within(process.communicate(), 20)
+    try:
+        output, _ = await within(process.communicate(), 20)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
     return process.returncode or 0, output.decode()

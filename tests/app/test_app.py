@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,12 +16,13 @@ from pathlib import Path
 import httpx
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from gateway import app as program
 from gateway.app import open_gateway
 from gateway.server import SPARE
-from tests.app.program import Program, run, started
+from gateway.supervisor import HUNG
+from tests.app.program import Program, environment, run, started
 from tests.running import SECRET, VIDEO, App, running_gateway, settings, token, until, within
 
 
@@ -219,6 +221,73 @@ async def test_whatever_was_answered_before_a_kill_is_there_after_it(tmp_path: P
     assert "0 failed" in output
 
 
+# --- The worker beside it
+
+
+WORKER = ("-m", "gateway", "worker")
+
+
+async def test_a_worker_answers_the_operator_where_a_port_is_set_and_nobody_else(tmp_path: Path) -> None:
+    token = {"Authorization": "Bearer the-token-of-the-operator"}
+    async with started(tmp_path, command=WORKER, WORKER_PORT="0", OPERATOR_TOKEN="the-token-of-the-operator") as worker:
+        assert (await worker.http.get("/healthz")).json() == {"status": "alive", "faults": []}
+        assert (await worker.http.get("/readyz")).json() == {"status": "ready", "faults": []}
+        assert (await worker.http.get("/metrics")).status_code == 401
+        text = (await worker.http.get("/metrics", headers=token)).text
+        assert "\ngateway_due_age_seconds 0.0\n" in text
+        assert "process=" not in text
+        for path in ("/openapi.json", "/v1/poll"):
+            assert (await worker.app("alice").call("GET", path)).status_code == 404
+        with pytest.raises(InvalidStatus, match="404"):
+            async with worker.app("bob").socket():
+                pass
+        worker.stop()
+        assert await worker.ended() == 0
+    assert "Traceback" not in "".join(worker.output)
+
+
+async def test_a_worker_whose_port_is_in_use_says_so(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, output = await run(tmp_path, "worker", WORKER_PORT=str(port), LOG_LEVEL="error")
+    assert (code, output) == (
+        2,
+        f"gateway: 127.0.0.1 port {port} is in use: set GATEWAY_WORKER_PORT; 0 picks a free one.\n",
+    )
+
+
+async def test_a_worker_without_a_port_listens_nowhere_and_ends_when_told(tmp_path: Path) -> None:
+    worker = await asyncio.create_subprocess_exec(
+        sys.executable, *WORKER, env=environment(tmp_path), stderr=asyncio.subprocess.PIPE
+    )
+    assert worker.stderr is not None
+    while b"working" not in await within(worker.stderr.readline(), 20):
+        pass
+    assert not sockets_of(worker.pid) & listening_sockets()
+    worker.terminate()
+    assert b"Traceback" not in await within(worker.stderr.read())
+    assert await within(worker.wait()) == 0
+
+
+def sockets_of(pid: int) -> set[str]:
+    """The inodes of the sockets that a process has open."""
+    names = [str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()]
+    return {name[8:-1] for name in names if name.startswith("socket:[")}
+
+
+def listening_sockets() -> set[str]:
+    """The inodes of the TCP sockets that listen."""
+    rows = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()]
+    return {row[9] for row in rows if row[3] == "0A"}
+
+
+async def test_one_process_tells_its_memory_and_no_name_of_a_process(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path) as gw:
+        private = await gw.metric("gateway_private_memory_bytes")
+        assert 1 << 20 < private <= await gw.metric("process_resident_memory_bytes")
+        assert "process=" not in (await gw.http.get("/metrics")).text
+
+
 # --- The other commands
 
 
@@ -337,7 +406,7 @@ async def test_a_loop_that_fails_goes_on_and_calls_are_answered(
 HANGING = """
 import asyncio, logging, sys, time
 from gateway.config import Settings
-from gateway import app, log
+from gateway import log, processes
 import os, storage.sqlite, storage.disk
 
 async def waits(*_):
@@ -354,7 +423,7 @@ hang = {"waits": waits, "blocks": blocks, "keeps the log": keeps_the_log}[sys.ar
 getattr(sys.modules[sys.argv[2]], sys.argv[3]).close = hang
 settings = Settings.load(os.environ)
 log.configure(settings.log_format, settings.log_level)
-sys.exit(app.serve(settings, worker=True))
+sys.exit(processes.serve(settings, worker=True))
 """
 
 
@@ -375,7 +444,7 @@ async def test_a_part_that_hangs_holds_the_end_up_for_no_longer_than_the_drain(
         await alice.send("bob")
         begun = time.monotonic()
         gateway.stop()
-        assert await gateway.ended() == program.HUNG
+        assert await gateway.ended() == HUNG
         assert time.monotonic() - begun < 4
     assert ("something hangs" in "".join(gateway.output)) == (how != "keeps the log")
     async with started(tmp_path) as gateway:

@@ -1,0 +1,326 @@
+"""The program's processes: one that serves, one that works, or many together, each until it is told to stop."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from socket import socket
+
+import uvloop
+
+from gateway.app import FINISH_PART, Gateway, import_adapters, open_gateway, running, server_of, stop_s
+from gateway.config import Settings
+from gateway.parsers import ConfigError
+from gateway.server import NoUpgrades, Server, listening_shares
+from gateway.siblings import Siblings
+from gateway.supervisor import HUNG, Child, Pulse, Supervisor
+from storage.documents import StoreUnavailable
+from storage.objects import ObjectsUnavailable
+
+TELL_S = 1.0
+"""How long the log of a process that hangs may take to take in that it ends."""
+
+OPERATORS = 64
+"""How many connections the pages of a worker take."""
+
+WORKER = "worker"
+"""What the process that wakes and sweeps is called; those that serve are called by numbers."""
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def _stopped_by_signals(
+    stop: Callable[[int], None], last_resort: "LastResort", numbers: tuple[signal.Signals, ...] = _STOPPING
+) -> Iterator[None]:
+    """`stop` is called with each of these signals."""
+
+    def stopped(number: int) -> None:
+        last_resort.arm()
+        stop(number)
+
+    loop = asyncio.get_running_loop()
+    for number in numbers:
+        loop.add_signal_handler(number, stopped, number)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+class LastResort:
+    """Ends a process that was told to stop and does not come to its end, because something that it uses hangs.
+
+    Whatever was answered is durable by then; what is cut off finds a gateway that starts as after a crash. A thread of
+    its own: the event loop may be what hangs.
+    """
+
+    def __init__(self, after_s: float) -> None:
+        self._timer = threading.Timer(after_s, self._end)
+        self._timer.daemon = True
+
+    def arm(self) -> None:
+        """From now on the time counts."""
+        with contextlib.suppress(RuntimeError):  # it counts already
+            self._timer.start()
+
+    def disarm(self) -> None:
+        """The process comes to its end by itself."""
+        self._timer.cancel()
+
+    @staticmethod
+    def _end() -> None:
+        # What hangs may be whoever takes the log in, so that is not waited for either.
+        telling = threading.Thread(
+            target=log.critical, args=("something hangs: the process ends without closing it",), daemon=True
+        )
+        telling.start()
+        telling.join(TELL_S)
+        os._exit(HUNG)
+
+
+def serve(settings: Settings, *, worker: bool) -> int:
+    """Serve until told to stop; the program's exit code. Raises ConfigError, and OSError where it cannot listen."""
+    if settings.workers > 1:
+        return _serve_together(settings, worker=worker)
+    return _run(settings, lambda last_resort: _serve(settings, last_resort, worker=worker))
+
+
+def _run(settings: Settings, main: Callable[[LastResort], Coroutine[None, None, None]]) -> int:
+    last_resort = LastResort(stop_s(settings))
+    uvloop.run(main(last_resort))
+    last_resort.disarm()
+    return 0
+
+
+async def _serve(settings: Settings, last_resort: LastResort, *, worker: bool) -> None:
+    async with open_gateway(settings, worker=worker) as gateway, running(gateway, settings, worker=worker):
+        server = server_of(gateway, settings, lambda port: _greet(settings, port, worker=worker))
+        # A second SIGINT ends it at once.
+        with _stopped_by_signals(lambda number: server.handle_exit(number, None), last_resort):
+            await server.run_here()
+
+
+def work(settings: Settings) -> int:
+    """Send wakeups and sweep until told to stop; the program's exit code. Raises OSError where it cannot listen."""
+    return _run(settings, lambda last_resort: _work(settings, last_resort))
+
+
+async def _work(settings: Settings, last_resort: LastResort) -> None:
+    stopped = asyncio.Event()
+    if settings.bus_is_in_process:
+        log.warning(
+            "the bus reaches only its own process: devices are woken when they are due, not at once, and open sockets "
+            "are told minutes later; `gateway serve` has the worker inside",
+            extra={"bus": settings.bus_url},
+        )
+    with _stopped_by_signals(lambda _: stopped.set(), last_resort):
+        async with (
+            open_gateway(settings) as gateway,
+            _pages(gateway, settings),
+            running(gateway, settings, worker=True),
+        ):
+            gateway.readiness.serving = True
+            log.info("working")
+            await stopped.wait()
+            gateway.readiness.serving = False
+
+
+@asynccontextmanager
+async def _pages(gateway: Gateway, settings: Settings) -> AsyncIterator[None]:
+    """Answer the operator, where a port is set for that. Raises OSError where it cannot listen there."""
+    if settings.worker_port is None:
+        yield
+        return
+    listening: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    server = _pages_server(gateway, settings, settings.worker_port, listening.set_result)
+    serving = asyncio.create_task(server.run_here())
+    try:
+        await asyncio.wait((serving, listening), return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            serving.result()
+        address = f"http://{_in_url(settings.host)}:{listening.result()}"
+        log.info("answering the operator", extra={"address": address})
+        yield
+    finally:
+        server.should_exit = True
+        await asyncio.wait([serving])
+
+
+def _pages_server(gateway: Gateway, settings: Settings, port: int, started: Callable[[int], None]) -> Server:
+    async def drain() -> None:
+        """Nothing is held here."""
+
+    return Server(
+        gateway.pages,
+        wheel=gateway.wheel,
+        upgrades=NoUpgrades(),
+        address=(settings.host, port),
+        most=OPERATORS,
+        drain_s=stop_s(settings) * FINISH_PART,
+        cancel_s=stop_s(settings) * FINISH_PART,
+        started=started,
+        drain=drain,
+        cut_off=lambda: None,
+    )
+
+
+# --- Many processes
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A process's place among those of one program: its line to their parent, and the others."""
+
+    name: str
+    pulse: Pulse
+    siblings: Siblings
+
+
+def _serve_together(settings: Settings, *, worker: bool) -> int:
+    """Serve with many processes, the worker in one of its own, until told to stop; the program's exit code."""
+    import_adapters(settings)
+    shares = listening_shares(settings.host, settings.port, shares=settings.workers)
+    port = shares[0][0].getsockname()[1]
+    sockets = [each for share in shares for each in share]
+    names = [*map(str, range(settings.workers)), *([WORKER] if worker else [])]
+
+    def close() -> None:
+        for each in sockets:
+            each.close()
+
+    with tempfile.TemporaryDirectory(prefix="gateway-") as folder:
+
+        def child(name: str) -> Child:
+            def run(pulse: Pulse) -> int:
+                share = [] if name == WORKER else shares[int(name)]
+                for each in sockets:
+                    if each not in share:
+                        each.close()  # else it would take connections in that nobody here accepts
+                place = Place(name, pulse, Siblings(Path(folder), name, names))
+                return _run_in(place, settings, share)
+
+            return Child(name, run)
+
+        return Supervisor(
+            [child(name) for name in names],
+            serving=lambda: _greet(settings, port, worker=worker),
+            stopping=close,
+            stop_s=stop_s(settings),
+        ).run()
+
+
+def _run_in(place: Place, settings: Settings, share: list[socket]) -> int:
+    """One of the processes: it serves its share of the port, or is the worker. Raises ConfigError."""
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(lambda record: _named(record, place.name))
+    try:
+        if place.name == WORKER:
+            return _run(settings, lambda last_resort: _work_in(place, settings, last_resort))
+        return _run(settings, lambda last_resort: _serve_in(place, settings, last_resort, share))
+    except (StoreUnavailable, ObjectsUnavailable) as error:
+        raise ConfigError([f"{error}."]) from error
+    finally:
+        if not place.pulse.beat():
+            place.siblings.tidy_up()
+
+
+def _named(record: logging.LogRecord, name: str) -> bool:
+    record.child = name
+    return True
+
+
+async def _serve_in(place: Place, settings: Settings, last_resort: LastResort, share: list[socket]) -> None:
+    stopped = asyncio.Event()
+    # From first to last: systemd tells every process to stop, and then the parent tells it again.
+    with _stopped_by_signals(lambda _: stopped.set(), last_resort, (signal.SIGTERM,)):
+        async with (
+            place.pulse.beating(),
+            open_gateway(settings, worker=False, siblings=place.siblings) as gateway,
+            running(gateway, settings, worker=False),
+            place.siblings.listening(gateway.metrics.exposition),
+        ):
+            server = server_of(gateway, settings, lambda _: place.pulse.serving())
+            stopping = asyncio.create_task(_stop(server, stopped))
+            try:
+                await server.run_here(share)
+            finally:
+                stopping.cancel()
+
+
+async def _stop(server: Server, stopped: asyncio.Event) -> None:
+    await stopped.wait()
+    server.should_exit = True
+
+
+async def _work_in(place: Place, settings: Settings, last_resort: LastResort) -> None:
+    stopped = asyncio.Event()
+    with _stopped_by_signals(lambda _: stopped.set(), last_resort, (signal.SIGTERM,)):
+        async with (
+            place.pulse.beating(),
+            open_gateway(settings) as gateway,
+            running(gateway, settings, worker=True),
+            place.siblings.listening(gateway.metrics.exposition),
+        ):
+            place.pulse.serving()
+            await stopped.wait()
+
+
+# --- What is said, and what is done once
+
+
+def _greet(settings: Settings, port: int, *, worker: bool) -> None:
+    """Say where it is, and what to try next."""
+    address = settings.public_url or f"http://{_in_url(settings.host)}:{port}"
+    log.info("serving", extra={"address": address, "processes": settings.workers, "worker": worker})
+    if sys.stdout.isatty():
+        sys.stdout.write(_NEXT.format(address=address))
+        sys.stdout.flush()
+
+
+_NEXT = """
+  {address} is up: SQLite and files on this machine, pushes are shown here. Try in another terminal:
+
+    scripts/tour                        two phones exchange a video
+    .venv/bin/gateway token alice       a token for the client alice
+    curl {address}/openapi.json    every call
+    curl {address}/asyncapi.json   what travels over a socket
+    .venv/bin/gateway config            every setting
+
+"""
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def sweep(settings: Settings, *, full: bool) -> str:
+    """One round of the sweep; what it found."""
+
+    async def once() -> str:
+        async with open_gateway(settings) as gateway:
+            return str(await gateway.sweep.round(full=full))
+
+    return uvloop.run(once())
+
+
+def setup(settings: Settings) -> list[str]:
+    """Create what is missing, and check that it can be used; what is there now, a line each."""
+
+    async def once() -> None:
+        async with open_gateway(settings):
+            pass
+
+    uvloop.run(once())
+    return [f"documents: {settings.state_url}", f"objects: {settings.objects_url}"]
