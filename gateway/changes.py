@@ -2,6 +2,9 @@
 
 Two documents are two compare-and-set writes, the owner's first. Whoever meets a conflict before its first write begins
 again; whoever meets it after, repeats the second half only. No transactions: see `docs/decisions/0001-two-writes.md`.
+
+Where the store has a cache, the first try may begin with documents that are old, as long as only its own writes can
+make anything of them: see `docs/decisions/0009-cache.md`.
 """
 
 import asyncio
@@ -37,7 +40,9 @@ log = logging.getLogger(__name__)
 
 States = Mapping[ClientId, ClientState]
 Rule = Callable[[States, int], Awaitable[Decision]]
-"""From the states that were asked for and the time in ms, what is decided. Called again after a conflict."""
+"""From the states that were asked for and the time in ms, what is decided. Called again after a conflict, and where
+what it was given may be old. What it raises stands: a rule that refuses names somebody beside the owner, so that it is
+given nothing old."""
 
 
 class TryAgain(Exception):
@@ -113,6 +118,14 @@ class Changes:
             entries = await self._load((client_id,))
         return entries[client_id].state
 
+    async def peek(self, client_id: ClientId, *, least: int = 0) -> ClientState:
+        """The client as it was some time within `PEEK_AGE_S`, but no older than its packet's version `least`."""
+        async with self.deadline():
+            entries, aged = await self._peek((client_id,))
+            if aged and entries[client_id].state.version < least:
+                entries = await self._load((client_id,))
+        return entries[client_id].state
+
     async def load_both(self, one: ClientId, other: ClientId) -> tuple[ClientState, ClientState]:
         """Two different clients at once."""
         async with self.deadline():
@@ -125,13 +138,17 @@ class Changes:
             entries = await self._load(sorted(client_ids))
         return [entry.state for entry in entries.values()]
 
-    async def run(self, owner_id: ClientId, rule: Rule, *, beside: Sequence[ClientId] = ()) -> Decision:
+    async def run(
+        self, owner_id: ClientId, rule: Rule, *, beside: Sequence[ClientId] = (), least: int | None = None
+    ) -> Decision:
         """Let `rule` decide on the owner's state (and see those `beside` it, loaded at the same time), and make it so.
 
         Returns when both halves are durable and published. What the decision lists as gone is deleted after that.
+        Where nothing is to be written or settled, and a state will do that is `PEEK_AGE_S` old, `least` is the least
+        version of its packet that will do.
         """
         async with self.deadline():
-            decision, changed, repeated = await self._commit(owner_id, rule, beside)
+            decision, changed, repeated = await self._commit(owner_id, rule, beside, least)
             await self._publish(changed, repeated)
         for verdict in decision.verdicts:
             self._metrics.results.labels(verdict.result).inc()
@@ -166,24 +183,35 @@ class Changes:
         return Deadline(CALL_DEADLINE_S)
 
     async def _commit(
-        self, owner_id: ClientId, rule: Rule, beside: Sequence[ClientId]
+        self, owner_id: ClientId, rule: Rule, beside: Sequence[ClientId], least: int | None
     ) -> tuple[Decision, list[ClientState], list[ClientState]]:
         """The decision once both halves are written; the states whose packet it changed, and those that are to be
-        published once more."""
-        tries = 0
+        published once more.
+
+        The first try may peek. At the owner: if that was old, its write, which comes first, is a conflict. At those who
+        are only settled: if they were old, that half is repeated. What a rule sees beside the owner is loaded, since
+        the owner's write makes the decision stand before theirs could fail.
+        """
+        tries, peeks = 0, not beside
         while True:
             now = self.now()
-            entries = await self._load((owner_id, *beside))
+            first, peeks = peeks, False
+            entries, aged = await self._peek((owner_id,)) if first else (await self._load((owner_id, *beside)), ())
             try:
                 decision = await rule({client_id: entry.state for client_id, entry in entries.items()}, now)
             except TryAgain:
                 tries = await self._pause(tries)
                 continue
+            if aged and decision.state == entries[owner_id].state and not _will_do(decision, least):
+                continue  # nothing will be written that would prove it
             settled = sorted(decision.settle - {owner_id})
-            entries |= await self._load([peer for peer in settled if peer not in entries])
-            states = {owner_id: decision.state} | {
-                peer: pairs.settle(entries[peer].state, decision.state, now=now, policy=self.policy) for peer in settled
-            }
+            others = [peer for peer in settled if peer not in entries]
+            more, aged = await self._peek(others) if first else (await self._load(others), ())
+            entries |= more
+            states = {owner_id: decision.state} | self._agreeing(settled, entries, decision.state, now)
+            if aged and (idle := [peer for peer in aged if states[peer] == entries[peer].state]):
+                entries |= await self._load(idle)  # nothing will be written that would prove theirs
+                states |= self._agreeing(idle, entries, decision.state, now)
             repeated = Result.DUPLICATE in (verdict.result for verdict in decision.verdicts)
             try:
                 changed = await self._write(entries, states)
@@ -199,6 +227,12 @@ class Changes:
             again = [key for key in states if key not in moved] if repeated else []
             return decision, [states[key] for key in moved], [states[key] for key in again]
 
+    def _agreeing(
+        self, peers: Sequence[ClientId], entries: Mapping[ClientId, _Entry], owner: ClientState, now: int
+    ) -> dict[ClientId, ClientState]:
+        """What the peers' documents are to say, so that they agree with the owner's."""
+        return {peer: pairs.settle(entries[peer].state, owner, now=now, policy=self.policy) for peer in peers}
+
     async def _settle(self, owner_id: ClientId, peers: Collection[ClientId]) -> dict[ClientId, ClientState]:
         """The second half alone, until it is written."""
         settled: dict[ClientId, ClientState] = {}
@@ -207,9 +241,7 @@ class Changes:
             now = self.now()
             entries = await self._load((owner_id, *(peer for peer in peers if peer not in settled)))
             owner = entries.pop(owner_id).state
-            states = {
-                peer: pairs.settle(entry.state, owner, now=now, policy=self.policy) for peer, entry in entries.items()
-            }
+            states = self._agreeing([*entries], entries, owner, now)
             try:
                 await self._write(entries, states)
             except Conflict as conflict:
@@ -233,6 +265,18 @@ class Changes:
             for client_id, document in zip(some, loaded, strict=True):
                 entries[client_id] = _Entry(document, decode(client_id, document.body))
         return entries
+
+    async def _peek(self, client_ids: Sequence[ClientId]) -> tuple[dict[ClientId, _Entry], Collection[ClientId]]:
+        """As `_load`, and who of them may be old."""
+        entries: dict[ClientId, _Entry] = {}
+        aged: list[ClientId] = []
+        for some in batched(client_ids, MAX_LOAD):
+            peeked = await self.documents.peek([client_key(client_id) for client_id in some])
+            for client_id, document in zip(some, peeked.documents, strict=True):
+                entries[client_id] = _Entry(document, decode(client_id, document.body))
+            if peeked.aged:
+                aged += [client_id for client_id in some if client_key(client_id) in peeked.aged]
+        return entries, aged
 
     async def _write(self, entries: Mapping[ClientId, _Entry], states: States) -> list[ClientId]:
         """Commit what changed, in the order of `states`; which clients that were."""
@@ -268,6 +312,11 @@ class Changes:
 
 def _document(loaded: Document, state: ClientState) -> Document:
     return Document(loaded.key, loaded.version, encode(state), state.due)
+
+
+def _will_do(decision: Decision, least: int | None) -> bool:
+    """Whether a decision that changes nothing may stand on an old state."""
+    return least is not None and least <= decision.state.version and not decision.settle
 
 
 def batched(items: Sequence[ClientId], most: int) -> Iterator[Sequence[ClientId]]:

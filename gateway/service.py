@@ -175,11 +175,15 @@ class Service:
 
     # --- Recipients
 
-    async def poll(self, client_id: ClientId, seen: Acknowledgement | None = None) -> ClientState:
-        """The client's state, once what its device has applied is acknowledged."""
-        if seen is None:
-            return await self.changes.load(client_id)
-        return (await self._report(client_id, Report((), seen))).state
+    async def poll(self, client_id: ClientId, seen: Acknowledgement | None = None, *, known: int = 0) -> ClientState:
+        """The client's state, once what its device has applied is acknowledged.
+
+        For a device that has version `known` already, where that acknowledges nothing new, it may be half a minute old
+        (`PEEK_AGE_S`), but never older than what the device has.
+        """
+        if seen is not None:
+            return (await self._report(client_id, Report((), seen), least=known or None)).state
+        return await (self.changes.peek(client_id, least=known) if known else self.changes.load(client_id))
 
     async def report(
         self, client_id: ClientId, said: Sequence[Said], seen: Acknowledgement | None = None
@@ -210,11 +214,11 @@ class Service:
         self._check_pair(ref)
         return await self.confirm(ref)
 
-    async def _report(self, client_id: ClientId, report: Report) -> Decision:
+    async def _report(self, client_id: ClientId, report: Report, *, least: int | None = None) -> Decision:
         async def rule(states: States, now: int) -> Decision:
             return receiving.report(states[client_id], report, now=now, policy=self.changes.policy)
 
-        return await self.changes.run(client_id, rule)
+        return await self.changes.run(client_id, rule, least=least)
 
     async def content(self, client_id: ClientId, video_id: VideoId) -> SignedDownload:
         """Where the bytes are, for the sender and the recipient of a video in transit. Raises NotTracked."""

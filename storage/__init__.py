@@ -10,18 +10,24 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote
 
-from storage.documents import DocumentStore
+from storage.cache import Cache
+from storage.documents import DocumentStore, StoreUnavailable
 from storage.objects import ObjectStore
+from storage.redis_url import REDIS_SCHEMES, RedisUrl
 
 Clock = Callable[[], float]
+
+_NO_HIREDIS = "documents in Redis need the package hiredis: pip install gateway[redis]"
 
 
 @asynccontextmanager
 async def open_documents(url: str, *, clock: Clock = time.time) -> AsyncIterator[DocumentStore]:
-    """The document store at `url`: `memory:`, or `sqlite:///path` (`sqlite:////path` for an absolute one).
+    """The document store at `url`: `memory:`, `sqlite:///path` (`sqlite:////path` for an absolute one), or
+    `redis://host:port` and its like (`storage/redis_url.py`).
 
-    ValueError for a URL that is none of these, `StoreUnavailable` if the store cannot be opened. `clock` gives
-    seconds since the epoch.
+    ValueError for a URL that is none of these, `StoreUnavailable` if the store cannot be opened. A Redis server that
+    is down can be opened nevertheless: what is asked is unavailable until it is up. `clock` gives seconds since the
+    epoch.
     """
     store = await _opener(url, _DOCUMENTS)(url, clock)
     try:
@@ -44,6 +50,18 @@ async def open_objects(url: str, *, clock: Clock = time.time) -> AsyncIterator[O
         await store.close()
 
 
+def open_cache(url: str) -> Cache:
+    """The cache of documents at `url`, Redis (`storage/redis_url.py`); closed by the caller. ValueError for another.
+
+    `StoreUnavailable` if the package is missing; a server that is down can be opened.
+    """
+    try:
+        from storage.redis_cache import RedisCache  # noqa: PLC0415
+    except ImportError as error:
+        raise StoreUnavailable(_NO_HIREDIS) from error
+    return RedisCache(RedisUrl.parse(url))
+
+
 async def _memory_documents(url: str, clock: Clock) -> DocumentStore:
     from storage.memory import MemoryDocuments  # noqa: PLC0415
 
@@ -55,6 +73,17 @@ async def _sqlite_documents(url: str, clock: Clock) -> DocumentStore:
     from storage.sqlite import SqliteDocuments  # noqa: PLC0415
 
     return SqliteDocuments(_path(url, after="sqlite:///"), clock=clock)
+
+
+async def _redis_documents(url: str, clock: Clock) -> DocumentStore:
+    try:
+        from storage.redis import RedisDocuments  # noqa: PLC0415
+    except ImportError as error:
+        raise StoreUnavailable(_NO_HIREDIS) from error
+    try:
+        return RedisDocuments(RedisUrl.parse(url), clock=clock)
+    except ValueError as error:  # it does not repeat the URL, in which a password may stand
+        raise ValueError(f"the URL of the documents {error}") from error
 
 
 async def _memory_objects(url: str, clock: Clock) -> ObjectStore:
@@ -76,7 +105,11 @@ async def _disk_objects(url: str, clock: Clock) -> ObjectStore:
 StoreT = TypeVar("StoreT")
 Openers = Mapping[str, Callable[[str, Clock], Awaitable[StoreT]]]
 
-_DOCUMENTS: Openers[DocumentStore] = {"memory": _memory_documents, "sqlite": _sqlite_documents}
+_DOCUMENTS: Openers[DocumentStore] = {
+    "memory": _memory_documents,
+    "sqlite": _sqlite_documents,
+    **dict.fromkeys(REDIS_SCHEMES, _redis_documents),
+}
 _OBJECTS: Openers[ObjectStore] = {"file": _disk_objects, "memory": _memory_objects}
 
 DOCUMENT_SCHEMES = tuple(_DOCUMENTS)

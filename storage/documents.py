@@ -4,9 +4,9 @@ A store knows nothing of what its documents mean. It promises exactly what stand
 (`tests/storage/test_documents.py`) holds every backend to every sentence of it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 MAX_KEY_BYTES = 256
 MAX_BODY_BYTES = 256 * 1024
@@ -14,6 +14,8 @@ MAX_LOAD = 512
 """The most keys that one `load` and the most documents that one `commit` take."""
 MAX_DUE = 2**53 - 1
 """The latest due time: every backend keeps integers up to here exactly."""
+PEEK_AGE_S = 31.0
+"""How old a document that is only peeked at may be: the 30 s of an entry in a cache, and a second on its way there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,13 @@ class ScanPage:
     cursor: str | None
 
 
+class Peeked(NamedTuple):
+    """Documents that may be old. `aged`: the keys of those that came from a cache; the others were loaded."""
+
+    documents: list[Document]
+    aged: Collection[str] = ()
+
+
 class Conflict(Exception):
     """The document `key` had moved, so it and those after it were not written.
 
@@ -78,6 +87,15 @@ class DocumentStore(Protocol):
         Each document is whole; two documents of one load may be of different moments. At most `MAX_LOAD` keys.
         """
         ...
+
+    async def peek(self, keys: Sequence[str]) -> Peeked:
+        """Like `load`, but documents may be old, and older than those of a peek before.
+
+        Each is whole, and was committed: it is what a `load` would have given at some moment no more than `PEEK_AGE_S`
+        before this call. If it is not the newest any more, a `commit` with its version is a conflict; nothing else
+        proves that it is. A store without a cache loads.
+        """
+        return Peeked(await self.load(keys))
 
     async def commit(self, documents: Sequence[Document]) -> list[Document]:
         """Replace each document if its version is still the one given; return them with their new versions.

@@ -105,15 +105,20 @@ class RedisClient:
                 raise
             return await self.run(keys[0], "EVAL", script.text, len(keys), *keys, *arguments)
 
-    def post_script(self, script: Script, keys: Sequence[bytes], *arguments: bytes | str | int) -> bool:
-        """Have `script` run, or not: nobody is told. False where it cannot even be sent."""
-        if self._closed or not self._slots:
-            self._start_refresh()
-            return False
-        node = self._node(self._slots[_slot(keys[0])])
-        future = node.send(("EVALSHA", script.sha, len(keys), *keys, *arguments))
-        future.add_done_callback(lambda sent: self._look_after(sent, script, keys, arguments))
-        return not future.done()
+    def post(self, key: bytes, *command: bytes | str | int) -> None:
+        """Have `command` done by the server that has `key`, or not: nobody is told."""
+        self._post(key, command, lambda: self.run(key, *command))
+
+    def post_script(
+        self,
+        script: Script,
+        keys: Sequence[bytes],
+        *arguments: bytes | str | int,
+        returned: Callable[[Any], None] | None = None,
+    ) -> None:
+        """Have `script` run, or not: nobody is told. `returned`: called with what it returns, if that comes."""
+        command = ("EVALSHA", script.sha, len(keys), *keys, *arguments)
+        self._post(keys[0], command, lambda: self.run_script(script, keys, *arguments), returned)
 
     async def servers(self) -> list[Address]:
         """The servers that have slots, in a fixed order."""
@@ -141,7 +146,7 @@ class RedisClient:
         self._closed = True
         nodes, self._nodes = self._nodes, {}
         await asyncio.gather(*(node.close() for node in nodes.values()))
-        under_way = {*self._tasks, self._refreshing} - {None}
+        under_way = [*self._tasks, *([self._refreshing] if self._refreshing else [])]
         await asyncio.gather(*under_way, return_exceptions=True)
 
     def _node(self, address: Address) -> RedisNode:
@@ -159,15 +164,27 @@ class RedisClient:
         task.add_done_callback(self._tasks.discard)
         task.add_done_callback(_retrieve)
 
-    def _look_after(
+    def _post(
         self,
-        sent: "asyncio.Future[Any]",
-        script: Script,
-        keys: Sequence[bytes],
-        arguments: Sequence[bytes | str | int],
+        key: bytes,
+        command: Command,
+        again: Callable[[], Coroutine[Any, Any, Any]],
+        returned: Callable[[Any], None] | None = None,
     ) -> None:
-        if not sent.cancelled() and isinstance(sent.exception(), RedisRefusal) and not self._closed:
-            self._own(self.run_script(script, keys, *arguments))
+        """Only what a server refuses, as one that has not got the slot or the script, takes a task."""
+
+        def look(sent: "asyncio.Future[Any]") -> None:
+            error = sent.exception()
+            if error is None:
+                if returned is not None:
+                    returned(sent.result())
+            elif isinstance(error, RedisRefusal) and not self._closed:
+                self._own(again())
+
+        if not self._slots:
+            self._start_refresh()
+        elif not self._closed:
+            self._node(self._slots[_slot(key)]).send(command).add_done_callback(look)
 
     # --- Clusters
 
@@ -229,9 +246,8 @@ class RedisClient:
             self._refreshing.add_done_callback(_retrieve)
 
     async def _ask_for_slots(self) -> None:
-        known = dict.fromkeys([*self._nodes, *self._url.addresses])
         fault: Exception = RedisUnavailable("no server of the cluster answers")
-        for address in sorted(known, key=lambda address: self._node(address).rests):
+        for address in dict.fromkeys([*self._nodes, *self._url.addresses]):  # one that rests says so at once
             try:
                 found = _slots(await self._node(address).send(("CLUSTER", "SLOTS")), address)
             except RedisUnavailable as error:

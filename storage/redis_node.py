@@ -49,18 +49,13 @@ class RedisNode:
         self._closed = False
         self._emptied = asyncio.Event()
 
-    @property
-    def rests(self) -> bool:
-        """Whether it failed just now."""
-        return self._loop.time() < self._rests_until_s
-
     def send(self, command: Command, *, asking: bool = False) -> "asyncio.Future[Any]":
         """What the server answers. RedisRefusal where that is an error, RedisUnavailable where there is no answer.
 
         `asking`: the slot is on its way to this server (https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/).
         """
         future: asyncio.Future[Any] = self._loop.create_future()
-        if self._closed or self.rests or self._is_full():
+        if self._closed or self._rests() or self._is_full():
             refuse(future, RedisUnavailable(f"{self.address}: {self._why_not()}"))
             return future
         if asking:
@@ -95,7 +90,11 @@ class RedisNode:
         return under_way + len(self._waiting) >= MOST_WAITING or self._waiting_bytes >= MOST_WAITING_BYTES
 
     def _why_not(self) -> str:
-        return "closed" if self._closed else self._fault if self.rests else "too many commands are under way"
+        return "closed" if self._closed else self._fault if self._rests() else "too many commands are under way"
+
+    def _rests(self) -> bool:
+        """Whether it failed just now."""
+        return self._loop.time() < self._rests_until_s
 
     def _oldest(self) -> Call | None:
         for calls in (self._connection.calls if self._connection else (), self._waiting):

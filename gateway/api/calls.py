@@ -122,7 +122,7 @@ async def poll(caller: Caller) -> Reply:
     known = _etag_version(caller.request.header(b"if-none-match"))
     version = caller.request.integer("version", 0, LAST_VERSION)
     seen = caller.seen(caller.request.query.get("device_id"), version if version is not None else known)
-    state = await caller.backends.service.poll(caller.client_id, seen)
+    state = await caller.backends.service.poll(caller.client_id, seen, known=max(version or 0, known or 0))
     if known is None or state.version > known:
         return _packet_reply(Packet(state.version, packet.encode(state)))
     if wait is not None:

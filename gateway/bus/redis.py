@@ -18,7 +18,7 @@ from gateway.bus.bus import Dismissal, Kick, Listener, Publication
 from gateway.bus.subscriber import Subscriber
 from gateway.transit.state import ClientId
 from storage.redis_client import RedisClient
-from storage.redis_node import RedisUnavailable
+from storage.redis_connection import RedisUnavailable
 from storage.redis_url import Address, RedisUrl
 
 TIMEOUT_S = 1.0

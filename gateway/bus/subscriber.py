@@ -9,13 +9,13 @@ is lost.
 import asyncio
 import logging
 import random
-import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, cast
 
 import hiredis
 
+from storage.redis_connection import tls_context
 from storage.redis_url import Address, RedisUrl
 
 BEAT_S = 1.0
@@ -76,6 +76,7 @@ class Subscriber:
         self.down = False
         """Whether connecting has failed, or the connection was lost, and there is none since."""
         self._url = url
+        self._tls = tls_context(url)
         self._subscribe, self._unsubscribe = (
             (b"SSUBSCRIBE", b"SUNSUBSCRIBE") if sharded else (b"SUBSCRIBE", b"UNSUBSCRIBE")
         )
@@ -288,9 +289,8 @@ class Subscriber:
             self._disconnected()
 
     async def _connect(self) -> None:
-        context = ssl.create_default_context(cafile=self._url.ca_file) if self._url.tls else None
         async with asyncio.timeout(CONNECT_S):
-            _, link = await self._loop.create_connection(lambda: _Link(self), *self.address, ssl=context)
+            _, link = await self._loop.create_connection(lambda: _Link(self), *self.address, ssl=self._tls)
         self._link = link
         self._heard_s = self._loop.time()
         if self._url.password is not None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -293,6 +294,26 @@ async def test_a_password_and_a_prefix_are_used(server: RedisServer) -> None:
     async with two(f"{url}/3?prefix=theirs:") as (publishing, _):
         assert await publishing.publish([news(2)]) == [0]
     assert stranger.packets == []
+
+
+async def test_the_rights_that_the_documentation_names_are_enough(server: RedisServer) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "redis.md").read_text()
+    [rights] = re.findall(r"ACL SETUSER gateway-bus on >a-password (.*)", page)
+    server.ask("ACL", "SETUSER", "gateway-bus", "on", ">a-password", *rights.split())
+    server.ask("ACL", "SETUSER", "default", "resetpass", "off")
+    listener, taken = Heard(), list[Kick]()
+    async with two(server.url.replace("redis://", "redis://gateway-bus:a-password@")) as (hearing, publishing):
+        await hearing.subscribe(ALICE, listener)
+        await publishing.publish([news(1)])
+        await listener.has(1)
+        hearing.unsubscribe(ALICE, listener)
+        hearing.on_kick(taken.append)
+
+        async def kicked() -> bool:
+            await publishing.kick(Kick(BOB))
+            return bool(taken)
+
+        await until(kicked, "a kick is taken")
 
 
 # --- A cluster

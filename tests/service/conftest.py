@@ -1,7 +1,7 @@
 """A gateway in memory, with a clock that the test sets."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, urlsplit
 
@@ -23,9 +23,11 @@ from gateway.transit.policy import Policy
 from gateway.transit.state import ClientId, ClientState, DeviceId, Status, VideoId, decode
 from gateway.wakeups import PushOptions, Wakeups
 from push.sender import Accepted, Outcome, Platform, Sender, Wakeup
+from storage.cache import CachedDocuments
 from storage.documents import Document, DocumentStore, Due, ScanPage
 from storage.memory import MemoryDocuments, MemoryObjects
 from storage.objects import ObjectsUnavailable
+from tests.storage.caches import MemoryCache
 
 START_S = 1_750_000_000.0
 ALICE, BOB, CAROL = ClientId("alice"), ClientId("bob"), ClientId("carol")
@@ -132,6 +134,9 @@ class Ears:
     def dismissed(self, dismissal: Dismissal) -> None:
         self.dismissals.append(dismissal)
 
+    def missed(self, client_ids: Collection[ClientId]) -> None:
+        return
+
 
 class Gateway:
     """One process, and what an app would do with it."""
@@ -142,17 +147,20 @@ class Gateway:
         *,
         with_packet: bool = True,
         senders: Mapping[Platform, Sender] | None = None,
+        cached: bool = False,
     ) -> None:
         self.clock = Clock()
         self.policy = policy
         self.metrics = Metrics()
         self.documents = Documents(MemoryDocuments(clock=self.clock))
+        self.cache = MemoryCache(self.clock)
+        cached_documents = CachedDocuments(self.documents, self.cache, prefix=CLIENT_PREFIX, clock=self.clock)
         self.objects = Objects(clock=self.clock)
         self.bus = MemoryBus()
         self.provider = Provider()
         self.removals = Removals(self.objects, self.metrics)
         self.changes = Changes(
-            documents=self.documents,
+            documents=cached_documents if cached else self.documents,
             bus=self.bus,
             removals=self.removals,
             policy=policy,

@@ -5,11 +5,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
 from storage import open_documents, open_objects
-from storage.documents import Conflict, Document, DocumentStore
+from storage.documents import Conflict, Document, DocumentStore, StoreUnavailable
 from storage.sqlite import SqliteDocuments
 
 COMMITTERS = 32
@@ -38,6 +39,13 @@ async def increment(path: str, times: str) -> None:
     await store.close()
 
 
+async def increment_at(url: str, times: str) -> None:
+    """The same in the store at `url`."""
+    async with open_documents(url) as store, asyncio.TaskGroup() as tasks:
+        for _ in range(4):
+            tasks.create_task(_increment(store, int(times)))
+
+
 async def _increment(store: DocumentStore, times: int) -> None:
     done = 0
     while done < times:
@@ -51,16 +59,35 @@ async def _increment(store: DocumentStore, times: int) -> None:
 
 async def commit(path: str, after: str) -> None:
     """Commit as fast as it goes until killed; print `key version number` for each commit that was answered."""
-    async with open_documents(f"sqlite:///{path}") as store, asyncio.TaskGroup() as tasks:
-        for committer in range(COMMITTERS):
-            tasks.create_task(_commit(store, f"client:{committer}", int(after)))
+    await commit_at(f"sqlite:///{path}", after)
+
+
+async def commit_at(url: str, after: str) -> None:
+    """The same in the store at `url`, until it is unavailable."""
+    async with open_documents(url) as store:
+        with suppress(ExceptionGroup):
+            async with asyncio.TaskGroup() as tasks:
+                for committer in range(COMMITTERS):
+                    tasks.create_task(_commit(store, f"client:{committer}", int(after)))
+
+
+async def commit_in_turn(url: str, after: str) -> None:
+    """The same, one document after the other, round and round."""
+    async with open_documents(url) as store:
+        with suppress(StoreUnavailable):
+            for number in count(int(after)):
+                await _put(store, f"client:{number % COMMITTERS}", number)
 
 
 async def _commit(store: DocumentStore, key: str, after: int) -> None:
     for number in count(after):
-        [current] = await store.load([key])
-        [written] = await store.commit([Document(key, current.version, b"%d" % number, number)])
-        os.write(1, b"%s %d %d\n" % (key.encode(), written.version, number))
+        await _put(store, key, number)
+
+
+async def _put(store: DocumentStore, key: str, number: int) -> None:
+    [current] = await store.load([key])
+    [written] = await store.commit([Document(key, current.version, b"%d" % number, number)])
+    os.write(1, b"%s %d %d\n" % (key.encode(), written.version, number))
 
 
 async def sign(root: str) -> None:
@@ -72,7 +99,10 @@ async def sign(root: str) -> None:
 
 CHILDREN: dict[str, Callable[..., Coroutine[None, None, None]]] = {
     "increment": increment,
+    "increment_at": increment_at,
     "commit": commit,
+    "commit_at": commit_at,
+    "commit_in_turn": commit_in_turn,
     "sign": sign,
 }
 

@@ -1,6 +1,6 @@
 """What the tests of the stores share: a clock that they set, the stores of objects, and uploads to them."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -9,6 +9,7 @@ import pytest
 from storage import open_objects
 from storage.disk import DiskObjects
 from storage.objects import ServedObjectStore, UploadGrant
+from tests import redis_servers
 
 START_S = 1_750_000_000.0
 
@@ -36,6 +37,27 @@ class SetClock:
 @pytest.fixture
 def clock() -> SetClock:
     return SetClock()
+
+
+@pytest.fixture(scope="session")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis_servers.RedisServer]:
+    """A server for all who leave it as it is; each with a prefix of its own."""
+    with redis_servers.redis_server(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis_servers.RedisCluster]:
+    folder = tmp_path_factory.mktemp("cluster")
+    with redis_servers.redis_cluster(folder, "--cluster-require-full-coverage", "no") as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def redis_cluster(shared_cluster: redis_servers.RedisCluster) -> redis_servers.RedisCluster:
+    """A cluster for all, each with a prefix of its own. Whoever breaks it leaves it so; what is left of it goes on."""
+    shared_cluster.mend()
+    return shared_cluster
 
 
 @pytest.fixture(params=["memory", "file"])

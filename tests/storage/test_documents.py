@@ -1,12 +1,14 @@
-"""The contract of a document store, sentence by sentence, over every backend that needs no server."""
+"""The contract of a document store, sentence by sentence, over every backend."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from storage import DOCUMENT_SCHEMES, open_documents
+from storage.cache import CachedDocuments
 from storage.documents import (
     MAX_BODY_BYTES,
     MAX_DUE,
@@ -18,14 +20,28 @@ from storage.documents import (
     Due,
     StoreUnavailable,
 )
+from tests.redis_servers import RedisCluster, RedisServer, fresh
+from tests.storage.caches import MemoryCache
 from tests.storage.conftest import SetClock
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "cached memory", "sqlite", "redis", "redis+cluster"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: SetClock) -> AsyncIterator[DocumentStore]:
-    urls = {"memory": "memory:", "sqlite": f"sqlite:///{tmp_path}/documents.db"}
-    async with open_documents(urls[request.param], clock=clock) as store:
-        yield store
+    async with open_documents(url_of(request, tmp_path), clock=clock) as store:
+        cached = request.param.startswith("cached")
+        yield CachedDocuments(store, MemoryCache(clock), clock=clock) if cached else store
+
+
+def url_of(request: pytest.FixtureRequest, folder: Path) -> str:
+    """Of an empty store of the kind that is asked for."""
+    match request.param:
+        case "memory" | "cached memory":
+            return "memory:"
+        case "sqlite":
+            return f"sqlite:///{folder}/documents.db"
+        case kind:
+            servers: RedisServer | RedisCluster = request.getfixturevalue(kind.replace("+", "_"))
+            return fresh(servers.url)
 
 
 def us(clock: SetClock) -> int:
@@ -77,6 +93,13 @@ async def test_a_key_may_be_loaded_twice_in_one_call(store: DocumentStore) -> No
 
 async def test_loading_nothing_gives_nothing(store: DocumentStore) -> None:
     assert await store.load([]) == []
+
+
+async def test_peeking_into_a_store_without_a_cache_loads(store: DocumentStore) -> None:
+    a = await put(store, "client:a")
+    found = await store.peek(["client:a", "client:none"])
+    assert found.documents == [a, Document("client:none")]
+    assert not found.aged or isinstance(store, CachedDocuments)
 
 
 async def test_every_printable_character_may_be_in_a_key(store: DocumentStore) -> None:
@@ -241,6 +264,14 @@ async def test_a_load_sees_a_commit_that_returned(store: DocumentStore) -> None:
         assert await store.load(["client:a"]) == [written]
 
 
+async def test_a_peek_finds_what_a_load_finds_where_nobody_else_writes(store: DocumentStore) -> None:
+    for number in range(3):
+        written = await put(store, "client:a", b"%d" % number)
+        assert (await store.peek(["client:none", "client:a"])).documents == [Document("client:none"), written]
+    await remove(store, "client:a")
+    assert (await store.peek(["client:a"])).documents == [Document("client:a")]
+
+
 async def test_a_cancelled_commit_leaves_the_store_working(store: DocumentStore) -> None:
     commits = [asyncio.ensure_future(store.commit([Document(f"client:{n}", 0, b"x")])) for n in range(20)]
     await asyncio.sleep(0)
@@ -355,6 +386,7 @@ async def test_a_closed_store_is_unavailable(store: DocumentStore) -> None:
     await store.close()
     for call in (
         store.load(["client:a"]),
+        store.peek(["client:a"]),
         store.due(1, 1),
         store.scan(),
         store.commit([Document("client:a", 0, b"x")]),
@@ -369,12 +401,12 @@ def test_the_body_is_not_shown() -> None:
 
 
 def test_the_schemes_are_named() -> None:
-    assert set(DOCUMENT_SCHEMES) >= {"memory", "sqlite"}
+    assert set(DOCUMENT_SCHEMES) == {"memory", "sqlite", "redis", "rediss", "redis+cluster", "rediss+cluster"}
 
 
 @pytest.mark.parametrize("url", ["mysql://x", "", "sqlite", "path/to.db"])
 async def test_an_unknown_scheme_is_refused_with_the_known_ones(url: str) -> None:
-    with pytest.raises(ValueError, match=", ".join(DOCUMENT_SCHEMES)):
+    with pytest.raises(ValueError, match=re.escape(", ".join(DOCUMENT_SCHEMES))):
         async with open_documents(url):
             pass
 
