@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from storage import open_documents
 from tests.app.program import Program, started
-from tests.faults.town import Town, agree
+from tests.faults.deployment import agreed, deployed
+from tests.faults.town import Town
 from tests.redis_servers import RedisServer, redis_server
 
 FROZEN_S = 30.0
@@ -29,20 +29,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 async def gateways(folder: Path, redis: RedisServer) -> AsyncIterator[list[Program]]:
-    given = {"BUS_URL": redis.url, "CACHE_URL": redis.url, "LOG_LEVEL": "info", "DRAIN_S": "2"}
-    async with AsyncExitStack() as stack:
-        serving = [
-            await stack.enter_async_context(started(folder, command=("-m", "gateway", "serve", "--no-worker"), **given))
-            for _ in range(2)
-        ]
-        worker = ("-m", "gateway", "worker")
-        await stack.enter_async_context(started(folder, command=worker, WORKER_PORT="0", **given))
+    async with deployed(folder, BUS_URL=redis.url, CACHE_URL=redis.url) as serving:
         yield serving
 
 
-async def agreed(folder: Path, name: str, town: Town) -> None:
-    async with open_documents(f"sqlite:///{folder}/state.db") as store:
-        assert await agree(store, name) == town.pairs
+def documents(folder: Path) -> str:
+    return f"sqlite:///{folder}/state.db"
 
 
 async def test_killed_and_restarted(redis: RedisServer, gateways: list[Program], folder: Path) -> None:
@@ -54,7 +46,7 @@ async def test_killed_and_restarted(redis: RedisServer, gateways: list[Program],
         redis.start()
         await town.is_live()
     assert town.unanswered == 0
-    await agreed(folder, "killed", town)
+    await agreed(documents(folder), "killed", town)
 
 
 async def test_frozen_for_half_a_minute(redis: RedisServer, gateways: list[Program], folder: Path) -> None:
@@ -73,7 +65,7 @@ async def test_frozen_for_half_a_minute(redis: RedisServer, gateways: list[Progr
         await town.is_live()
     assert town.viewed > 30
     assert town.unanswered == 0
-    await agreed(folder, "frozen", town)
+    await agreed(documents(folder), "frozen", town)
 
 
 async def test_flushed(redis: RedisServer, gateways: list[Program], folder: Path) -> None:
@@ -85,7 +77,7 @@ async def test_flushed(redis: RedisServer, gateways: list[Program], folder: Path
             redis.ask("SCRIPT", "FLUSH")
         await town.is_live()
     assert town.unanswered == 0
-    await agreed(folder, "flushed", town)
+    await agreed(documents(folder), "flushed", town)
 
 
 async def test_connections_killed_one_by_one(redis: RedisServer, gateways: list[Program], folder: Path) -> None:
@@ -98,7 +90,7 @@ async def test_connections_killed_one_by_one(redis: RedisServer, gateways: list[
                 await town.goes_on(1)
         await town.is_live()
     assert town.unanswered == 0
-    await agreed(folder, "cut", town)
+    await agreed(documents(folder), "cut", town)
 
 
 async def test_only_the_publishers_connections_cut(redis: RedisServer, gateways: list[Program], folder: Path) -> None:
@@ -112,7 +104,7 @@ async def test_only_the_publishers_connections_cut(redis: RedisServer, gateways:
         assert town.polled == polled, "what could not be published was published again"
         await town.is_live()
     assert town.unanswered == 0
-    await agreed(folder, "publishers", town)
+    await agreed(documents(folder), "publishers", town)
 
 
 async def test_a_gateway_killed_between_two_writes(redis: RedisServer, gateways: list[Program], folder: Path) -> None:
@@ -143,4 +135,4 @@ raise SystemExit(main(["serve", "--no-worker"]))
             town.gateways.remove(mortal)
             await town.goes_on(5)
         await town.is_live()
-    await agreed(folder, "died", town)
+    await agreed(documents(folder), "died", town)
