@@ -26,4 +26,4 @@ async def deployed(folder: Path, **given: str) -> AsyncIterator[list[Program]]:
 async def agreed(url: str, name: str, town: Town) -> None:
     """The documents of every pair of that town agree."""
     async with open_documents(url) as store:
-        assert await agree(store, name) == town.pairs
+        assert await agree(store, name) == 2 * town.pairs

@@ -157,11 +157,14 @@ class Town:
 
     @asynccontextmanager
     async def busy(self, name: str) -> AsyncIterator[None]:
-        """They go on to the end of the videos that are on their way; then all is checked."""
+        """They go on to the end of the videos that are on their way; then all is checked. Meanwhile each has sent a video
+        to somebody who is not there, for whom it still waits at the end."""
         stop = asyncio.Event()
         self.phones = [(Phone(self, f"{name}-{n}-a"), Phone(self, f"{name}-{n}-b")) for n in range(self.pairs)]
         listening = [asyncio.create_task(phone.listen()) for pair in self.phones for phone in pair]
         watching = asyncio.create_task(self._watch())
+        absent = [Phone(self, f"{name}-{n}-absent") for n in range(self.pairs)]
+        waiting = [await alice.send(phone.client_id) for (alice, _), phone in zip(self.phones, absent, strict=True)]
         working = [asyncio.create_task(self._exchange(*pair, stop)) for pair in self.phones]
         try:
             yield
@@ -170,6 +173,9 @@ class Town:
                 await asyncio.gather(*working)
             await self.settle()
             self.check()
+            for phone, video_id in zip(absent, waiting, strict=True):
+                await phone.poll()
+                assert [entry["video_id"] for entry in phone.newest["incoming"]] == [video_id], "it was lost"
         finally:
             tasks = [watching, *working, *listening]
             for task in tasks:
