@@ -121,12 +121,13 @@ async def open_gateway(
     other processes of this program, where there are any.
     """
     async with contextlib.AsyncExitStack() as stack:
+        metrics = Metrics()
         documents = await stack.enter_async_context(open_documents(settings.state_url))
         if settings.cache_url is not None:
-            documents = CachedDocuments(documents, open_cache(settings.cache_url), prefix=CLIENT_PREFIX)
+            documents = _cached(documents, settings.cache_url, metrics)
             stack.push_async_callback(documents.close)
         objects = await stack.enter_async_context(open_objects(settings.objects_url))
-        bus = open_bus(settings.bus_url)
+        bus = open_bus(settings.bus_url, metrics)
         stack.push_async_callback(bus.close)
         console = ConsoleSender(spread=bus.show)
         if platforms_on_console(settings):
@@ -144,6 +145,7 @@ async def open_gateway(
             console=console,
             worker=worker,
             siblings=siblings,
+            metrics=metrics,
             monotonic=asyncio.get_running_loop().time,
         )
         stack.push_async_callback(gateway.close)
@@ -160,6 +162,7 @@ def wired(
     console: ConsoleSender,
     worker: bool = True,
     siblings: Siblings | None = None,
+    metrics: Metrics | None = None,
     policy: Policy | None = None,
     clock: Callable[[], float] = time.time,
     monotonic: Callable[[], float] = time.monotonic,
@@ -169,7 +172,7 @@ def wired(
     `worker`: kicks are for it too. `siblings`: whose metrics are told besides its own. `policy`: instead of what the
     settings say. `clock`: seconds since the epoch; `monotonic`: seconds of a clock that never goes back.
     """
-    metrics = Metrics()
+    metrics = metrics or Metrics()
     authorizer = Authorizer(_keys(settings), audience=settings.jwt_audience, issuer=settings.jwt_issuer, clock=clock)
     removals = Removals(objects, metrics)
     changes = Changes(
@@ -325,6 +328,14 @@ def import_adapters(settings: Settings) -> None:
         for module in _ADAPTERS.get(scheme_of(url or ""), ()):
             with contextlib.suppress(ImportError):  # told by whoever needs it
                 importlib.import_module(module)
+
+
+def _cached(documents: DocumentStore, url: str, metrics: Metrics) -> DocumentStore:
+    """The documents behind the cache at `url`. Only clients' are looked at often enough to be worth an entry."""
+    cached = CachedDocuments(documents, open_cache(url), prefix=CLIENT_PREFIX)
+    metrics.cache_hits.read = lambda: cached.hits
+    metrics.cache_misses.read = lambda: cached.misses
+    return cached
 
 
 def _policy(settings: Settings) -> Policy:

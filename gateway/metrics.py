@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from prometheus_client import (
@@ -35,6 +35,22 @@ class Tally(Collector):
     def collect(self) -> Iterable[Metric]:
         """What there is now."""
         return [CounterMetricFamily(self._name, self._documentation, value=self.count, created=self._created)]
+
+    describe = collect
+
+
+class Reading(Collector):
+    """A counter that somebody else keeps: `read` gives what it is at."""
+
+    def __init__(self, name: str, documentation: str, registry: CollectorRegistry) -> None:
+        self.read: Callable[[], float] = float
+        self._name = name
+        self._documentation = documentation
+        registry.register(self)
+
+    def collect(self) -> Iterable[Metric]:
+        """What there is now."""
+        return [CounterMetricFamily(self._name, self._documentation, value=self.read())]
 
     describe = collect
 
@@ -125,6 +141,15 @@ class Metrics:
         self.due_age_seconds = Gauge("gateway_due_age_seconds", "How long the oldest due client has waited", registry=r)
         self.worker_failures = Counter("gateway_worker_failures", "Due clients that could not be handled", registry=r)
         self.swept = Counter("gateway_swept", "What the sweep found, by what it did about it", ["action"], registry=r)
+        self.bus_down = Gauge("gateway_bus_down", "1 while the bus does not reach other processes", registry=r)
+        self.bus_kept = Counter(
+            "gateway_bus_kept", "Messages that could not be published at once, and were kept for later", registry=r
+        )
+        self.bus_gaps = Counter(
+            "gateway_bus_gaps", "Clients that were loaded anew, since packets for them may have been lost", registry=r
+        )
+        self.cache_hits = Reading("gateway_cache_hits", "Documents that the cache had", r)
+        self.cache_misses = Reading("gateway_cache_misses", "Documents that the cache was asked for and had not", r)
         self.siblings_silent = Counter(
             "gateway_siblings_silent", "Processes left out, since they did not hand out their metrics", registry=r
         )

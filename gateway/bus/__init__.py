@@ -1,13 +1,14 @@
 """Publishing a packet to whoever is connected, wherever: `bus` is the contract. A bus is opened by its URL."""
 
 from gateway.bus.bus import Bus
+from gateway.metrics import Metrics
 from storage.redis_url import REDIS_SCHEMES, RedisUrl
 
 BUS_SCHEMES = ("memory", *REDIS_SCHEMES)
 """The schemes of the URLs that `open_bus` knows."""
 
 
-def open_bus(url: str) -> Bus:
+def open_bus(url: str, metrics: Metrics) -> Bus:
     """The bus at `url`: `memory:`, or Redis (see `storage.redis_url`); closed by the caller.
 
     Made within a running loop. A Redis that is not there is no error: it is connected when it is. Raises ValueError for
@@ -20,4 +21,4 @@ def open_bus(url: str) -> Bus:
         return MemoryBus()
     from gateway.bus.redis import RedisBus  # noqa: PLC0415
 
-    return RedisBus(RedisUrl.parse(url))
+    return RedisBus(RedisUrl.parse(url), metrics)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from gateway.bus import wire
 from gateway.bus.bus import Dismissal, Kick, Listener, Publication
 from gateway.bus.subscriber import Subscriber
+from gateway.metrics import Metrics
 from gateway.transit.state import ClientId
 from storage.redis_client import RedisClient
 from storage.redis_connection import RedisUnavailable
@@ -56,11 +57,9 @@ class _Message(NamedTuple):
 class RedisBus:
     """A `Bus` over the server or cluster at `url`. Made within a running loop; it connects by itself."""
 
-    def __init__(self, url: RedisUrl) -> None:
-        self.unpublished = 0
-        """Messages that could not be published at once, so far."""
-        self.restored = 0
-        """Channels that were subscribed anew after a gap, so far."""
+    def __init__(self, url: RedisUrl, metrics: Metrics) -> None:
+        metrics.bus_down.set_function(lambda: float(not self.connected))
+        self._metrics = metrics
         self._url = url
         self._client = RedisClient(url, timeout_s=TIMEOUT_S)
         self._client.moved = self._rehome
@@ -137,7 +136,7 @@ class RedisBus:
             return
         if known is None or known.version <= message.version:
             self._kept[name] = message
-        self.unpublished += known is None
+        self._metrics.bus_kept.inc()
         if (home := self._client.home(message.channel)) is not None:
             self._away.add(home)
         self._start("publish again", self._publish_again)
@@ -308,12 +307,12 @@ class RedisBus:
                 console(token_key.decode(), body)
 
     def _restored(self, channels: Sequence[bytes]) -> None:
-        self.restored += len(channels)
         missed: dict[Listener, list[ClientId]] = {}
         for channel in channels:
             for listener in self._listeners.get(channel, ()):
                 missed.setdefault(listener, []).append(ClientId(channel[len(self._clients) :].decode()))
         log.info("subscribed anew after a gap", extra={"channels": len(channels)})
+        self._metrics.bus_gaps.inc(sum(map(len, missed.values())))
         for listener, client_ids in missed.items():
             listener.missed(client_ids)
 

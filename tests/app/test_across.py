@@ -10,7 +10,7 @@ import pytest
 
 from gateway.live.closing import CloseCode
 from tests.redis_servers import RedisServer, redis_server
-from tests.running import App, Running, running_gateway, within
+from tests.running import App, Running, running_gateway, until, within
 
 
 @pytest.fixture(scope="module")
@@ -129,3 +129,29 @@ async def test_a_video_for_nobody_connected_kicks_the_worker_of_the_other_gatewa
         push = await within(anext(pushes))
         assert time.monotonic() - started_s < 4
     assert push["packet"] == (await bob_there.poll()).text
+
+
+async def test_a_stale_cache_entry_says_nothing_wrong_to_whoever_asks_for_certain(two: Two, redis: RedisServer) -> None:
+    (alice, _), (bob, bob_there) = two.apps("alice"), two.apps("bob")
+    entry = f"gateway:cache:client:{bob.client_id}"
+    first = await alice.send(bob.client_id)
+    known = f'"{await bob.version()}"'
+
+    async def kept() -> bool:
+        await bob.poll(known)
+        return redis.ask("EXISTS", entry) == 1
+
+    await until(kept, "the document is in the cache")
+    stale = redis.ask("GET", entry)
+    second = await alice.send(bob.client_id)
+    redis.ask("SET", entry, stale, "PX", 30_000)
+
+    assert (await bob_there.poll(known)).status_code == 304, "it may say so for half a minute"
+    assert (await bob_there.say(second, "downloaded")).json()["result"] == "applied", (
+        "though the entry has no such video"
+    )
+    redis.ask("SET", entry, stale, "PX", 30_000)
+    assert (await bob_there.say(first, "downloaded")).json()["result"] == "ignored", "though the entry has it"
+    assert (await bob_there.packet())["incoming"][0]["video_id"] == second
+    assert (await bob_there.poll(known)).status_code == 200, "that poll has healed it"
+    assert 0 < redis.ask("PTTL", entry) <= 30_000

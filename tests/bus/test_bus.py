@@ -7,6 +7,7 @@ import pytest
 
 from gateway.bus import open_bus
 from gateway.bus.bus import Bus, Cause, Dismissal, Kick
+from gateway.metrics import Metrics
 from gateway.transit.state import ClientId, DeviceId
 from tests.bus.listening import ALICE, BOB, Heard, logged_out, news
 from tests.redis_servers import redis_cluster, redis_server
@@ -36,7 +37,7 @@ async def open_one(url: str) -> AsyncIterator[Open]:
         def one() -> Bus:
             if url == "memory:" and opened:
                 return opened[0]
-            bus = open_bus(url)
+            bus = open_bus(url, Metrics())
             opened.append(bus)
             stack.push_async_callback(bus.close)
             return bus
@@ -199,4 +200,4 @@ async def test_a_push_that_is_shown_is_shown_in_every_process(open_one: Open) ->
 async def test_an_unknown_bus_is_refused() -> None:
     for text in ("kafka://x", "redis://", "redis://h/one", "redis://a,b", "redis+cluster://a/1", "redis://h?x=1"):
         with pytest.raises(ValueError, match=r"must|has a parameter"):
-            open_bus(text)
+            open_bus(text, Metrics())
