@@ -1,17 +1,20 @@
 """Two gateways and a worker behind nginx, which sends every connection to whichever it likes."""
 
+import asyncio
 import contextlib
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import httpx
+import pytest
 
-from tests.app.program import started
+from tests.app.program import environment, started
 from tests.redis_servers import free_port, redis_server
 from tests.running import SECRET, until
-from tests.test_tour import assert_toured, toured
+from tests.test_tour import ROOT, assert_toured, toured
 
 # What docs/processes.md says of load balancers: longer than the pings, HTTP/1.1 to the gateways, the upgrade passed on.
 CONFIGURATION = """
@@ -99,3 +102,28 @@ async def test_the_tour_passes_between_two_gateways_and_a_worker(tmp_path: Path)
         for port in ports:
             assert f"127.0.0.1:{port} 200" in served
             assert f"127.0.0.1:{port} 101" in served, "each had sockets"
+
+
+async def test_the_procfile_starts_what_works_together(tmp_path: Path) -> None:
+    lines = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines() if line[:1] != "#")
+    assert lines.keys() == {"release", "web", "worker"}
+    commands = {name: ("-c", as_sh(line)) for name, line in lines.items()}
+    with redis_server(tmp_path / "redis") as redis:
+        given = {"BUS_URL": redis.url, "PORT": "", "LOG_LEVEL": "info", "DRAIN_S": "2"}
+        release = [sys.executable, *commands["release"]]
+        await asyncio.to_thread(subprocess.run, release, env=environment(tmp_path / "data", **given), check=True)
+        port = str(free_port())
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PORT", port)
+            async with (
+                started(tmp_path / "data", command=commands["web"], **given) as web,
+                started(tmp_path / "data", command=commands["worker"], WORKER_PORT="0", **given),
+            ):
+                assert str(web.http.base_url).rstrip("/") == f"http://127.0.0.1:{port}"
+                assert_toured(await toured(f"http://127.0.0.1:{port}", JWT_SECRET=SECRET))
+
+
+def as_sh(line: str) -> str:
+    """A program that becomes what a line of the Procfile starts, with this Python's `gateway`."""
+    ours = line.replace("gateway", f"exec {sys.executable} -m gateway", 1)
+    return f"import os; os.execl('/bin/sh', 'sh', '-c', {ours!r})"

@@ -11,7 +11,7 @@ from typing import cast
 
 import pytest
 
-from gateway.bus import open_bus
+from gateway.bus import open_bus, subscriber
 from gateway.bus.bus import Kick
 from gateway.bus.redis import RedisBus
 from gateway.metrics import Metrics
@@ -110,26 +110,35 @@ async def test_a_frozen_server_is_noticed_within_five_seconds(server: RedisServe
         await listener.has(9)
 
 
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers are left five times as soon."""
+    monkeypatch.setattr(subscriber, "BEAT_S", subscriber.BEAT_S / 5)
+    monkeypatch.setattr(subscriber, "SILENT_S", subscriber.SILENT_S / 5)
+
+
+@pytest.mark.usefixtures("quick")
 async def test_a_server_that_loses_what_is_published_is_left(server: RedisServer, tmp_path: Path) -> None:
     """Such as one that is no longer the one to which others publish: it answers pings for ever."""
     with redis_server(tmp_path / "another") as another:
         async with two(server.url) as (hearing, _):
             listener = Heard()
             await hearing.subscribe(ALICE, listener)
-            [subscriber] = hearing._subscribers.values()
+            [listening] = hearing._subscribers.values()
             elsewhere = cast("RedisBus", open_bus(another.url, Metrics()))
             try:
-                subscriber._beat = lambda channel: elsewhere._client.run(channel, "PUBLISH", channel, b"")
+                listening._beat = lambda channel: elsewhere._client.run(channel, "PUBLISH", channel, b"")
                 await listener.missed_some()
             finally:
                 await elsewhere.close()
 
 
+@pytest.mark.usefixtures("quick")
 async def test_a_silent_bus_that_works_is_left_alone(server: RedisServer) -> None:
     listener = Heard()
     async with two(server.url) as (hearing, _):
         await hearing.subscribe(ALICE, listener)
-        await asyncio.sleep(5)  # longer than silence would be borne
+        await asyncio.sleep(2 * subscriber.SILENT_S)  # longer than silence would be borne
         assert hearing.connected
         assert listener.gaps == []
 

@@ -70,12 +70,12 @@ async def test_a_node_of_the_cluster_is_killed_and_restarted(cluster: RedisClust
     town = Town(on_cluster, pairs=8)
     async with town.busy("node"):
         await town.is_live()
-        for server in cluster.servers:
-            server.kill()
-            await asyncio.sleep(1)  # while a third is not answered
-            server.start()
-            wait_for_cluster(cluster)
-            await town.is_live()
+        server = cluster.servers[1]
+        server.kill()
+        await asyncio.sleep(1)  # while a third is not answered
+        server.start()
+        wait_for_cluster(cluster)
+        await town.is_live()
     assert town.unanswered > 0
     await agreed(cluster.url, "node", town)
 

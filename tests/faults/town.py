@@ -157,8 +157,8 @@ class Town:
 
     @asynccontextmanager
     async def busy(self, name: str) -> AsyncIterator[None]:
-        """They go on to the end of the videos that are on their way; then all is checked. Meanwhile each has sent a video
-        to somebody who is not there, for whom it still waits at the end."""
+        """They go on to the end of the videos that are on their way; then all is checked. At first, each sends a video
+        to somebody who is not there: it must still wait at the end."""
         stop = asyncio.Event()
         self.phones = [(Phone(self, f"{name}-{n}-a"), Phone(self, f"{name}-{n}-b")) for n in range(self.pairs)]
         listening = [asyncio.create_task(phone.listen()) for pair in self.phones for phone in pair]
