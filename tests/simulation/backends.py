@@ -4,7 +4,7 @@
     objects = ObjectsState(scheduler, seed, witness, clock=…)        objects.view(loop) -> SimulatedObjects
     bus = BusState(scheduler, seed, witness)                         bus.view(loop) -> SimulatedBus
 
-Push providers are in `providers`.
+Push providers are in `providers`, the cache is in `cache`.
 
 Trouble comes in windows, which the world opens; `machine`: the name of the one process (its loop's) that it is about:
 
@@ -32,9 +32,8 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from gateway.bus.bus import Dismissal, Kick, Listener, Publication
-from gateway.errors import Unavailable
 from gateway.transit.state import ClientId
-from storage.documents import Conflict, Document, Due, ScanPage, StoreUnavailable, check_documents
+from storage.documents import Conflict, Document, DocumentStore, Due, ScanPage, StoreUnavailable, check_documents
 from storage.memory import MemoryDocuments, MemoryObjects
 from storage.objects import (
     SERVED_PATH,
@@ -319,7 +318,7 @@ class DocumentsState(Backend):
         return stale[:limit]
 
 
-class SimulatedDocuments:
+class SimulatedDocuments(DocumentStore):
     """A `DocumentStore` over memory: each document of a call is read or written by itself, at a moment of its own."""
 
     def __init__(self, state: DocumentsState, loop: MachineLoop) -> None:
@@ -596,8 +595,6 @@ class SimulatedBus:
     def __init__(self, state: BusState, loop: MachineLoop) -> None:
         self.loop = loop
         self.kicked: list[Callable[[Kick], None]] = []
-        self.doubt: Callable[[ClientId], None] = _nobody
-        """Told of each client that is served, when packets for it may have been lost: the hub's."""
         self._state = state
         self._connected = True
         self._connection = 0
@@ -617,6 +614,7 @@ class SimulatedBus:
     async def publish(self, publications: Sequence[Publication]) -> list[int]:
         for publication in publications:
             self._state.witness.published(self.loop.name, publication)
+            self.deliver(publication)  # those of this process need no server; what it brings back is not newer
         if not publications:
             return []
         if not self._connected:
@@ -627,7 +625,7 @@ class SimulatedBus:
 
         def serve() -> None:
             counts = [self._fan_out(publication) for publication in publications]
-            self.bring(lambda: _resolve(answer, counts), in_order=False)
+            self.bring(lambda: resolve(answer, counts), in_order=False)
 
         self._send(serve, in_order=False)
         try:
@@ -640,6 +638,8 @@ class SimulatedBus:
             return [self._state.rng.choice((-1, 1))] * len(publications)
 
     async def dismiss(self, dismissal: Dismissal) -> None:
+        self.deliver_dismissal(dismissal)
+
         def serve() -> None:
             self._state.fan_out(dismissal.client_id, lambda view: view.deliver_dismissal(dismissal))
 
@@ -657,7 +657,7 @@ class SimulatedBus:
             async with asyncio.timeout(SUBSCRIBE_S):
                 await heard
         except TimeoutError:
-            raise Unavailable("the bus does not answer") from None
+            self._again.add(client_id)  # it is served without, and told of the gap once it is confirmed
 
     def unsubscribe(self, client_id: ClientId, listener: Listener) -> None:
         if self._listeners.get(client_id) is not listener:
@@ -674,6 +674,12 @@ class SimulatedBus:
 
     def on_kick(self, listener: Callable[[Kick], None]) -> None:
         self.kicked.append(listener)
+
+    async def show(self, token_key: str, body: bytes) -> None:
+        return  # nobody in a story looks at a console
+
+    def on_show(self, listener: Callable[[str, bytes], None]) -> None:
+        return
 
     async def close(self) -> None:
         return
@@ -734,7 +740,7 @@ class SimulatedBus:
             self.loop.post(self._begin_again)
 
     def _begin_again(self) -> None:
-        """On a new connection: subscribe to all that is served, doubt it then, publish what could not be."""
+        """On a new connection: subscribe to all that is served, tell of the gap then, publish what could not be."""
         self._again.update(self._listeners)
         for client_id in self._listeners:
             if client_id not in self._tickets:
@@ -758,7 +764,7 @@ class SimulatedBus:
                 heard.set_result(None)
         if client_id in self._again:
             self._again.discard(client_id)
-            self.doubt(client_id)
+            self._listeners[client_id].missed([client_id])
 
     # --- Publications
 
@@ -792,10 +798,7 @@ class SimulatedBus:
             self.loop.start(self.publish(list(kept.values())))
 
 
-def _resolve(answer: asyncio.Future[T], value: T) -> None:
+def resolve(answer: asyncio.Future[T], value: T) -> None:
+    """Set a result, unless nobody waits for it any more."""
     if not answer.done():
         answer.set_result(value)
-
-
-def _nobody(client_id: ClientId) -> None:
-    return

@@ -43,13 +43,9 @@ MUTANTS = (
     Mutant(
         "the second write first",
         "gateway/changes.py",
-        """            states = {owner_id: decision.state} | {
-                peer: pairs.settle(entries[peer].state, decision.state, now=now, policy=self.policy) for peer in settled
-            }
+        """            states = {owner_id: decision.state} | self._agreeing(settled, entries, decision.state, now)
 """,
-        """            states = {
-                peer: pairs.settle(entries[peer].state, decision.state, now=now, policy=self.policy) for peer in settled
-            } | {owner_id: decision.state}
+        """            states = self._agreeing(settled, entries, decision.state, now) | {owner_id: decision.state}
 """,
     ),
     Mutant(
@@ -82,9 +78,9 @@ MUTANTS = (
     Mutant(
         "bytes deleted before the commit",
         "gateway/changes.py",
-        "            states = {owner_id: decision.state} | {\n",
+        "            states = {owner_id: decision.state} | self._agreeing",
         "            self._removals.add(ref.object_key for ref in decision.gone)\n"
-        "            states = {owner_id: decision.state} | {\n",
+        "            states = {owner_id: decision.state} | self._agreeing",
     ),
     Mutant(
         "a repeated call completes nothing",
@@ -159,7 +155,7 @@ MUTANTS = (
     Mutant(
         "a poll's answer counts as an acknowledgement",
         "gateway/api/calls.py",
-        """    state = await caller.backends.service.poll(caller.client_id, seen)
+        """    state = await caller.backends.service.poll(caller.client_id, seen, known=max(version or 0, known or 0))
     if known is None""",
         """    state = await caller.backends.service.poll(caller.client_id, seen)
     device = caller.device(caller.request.query.get("device_id"))
@@ -384,6 +380,105 @@ MUTANTS = (
         "gateway/wakeups.py",
         "                case TokenDead(since, False):\n",
         "                case TokenDead(since, _):\n",
+    ),
+    # --- The cache
+    Mutant(
+        "what is decided stands on what was only peeked at",
+        "gateway/changes.py",
+        "            if aged and decision.state == entries[owner_id].state and not _will_do(decision, least):\n",
+        "            if False:\n",
+    ),
+    Mutant(
+        "who is settled stands on what was only peeked at",
+        "gateway/changes.py",
+        "            if aged and (idle := [peer for peer in aged if states[peer] == entries[peer].state]):\n",
+        "            if idle := []:\n",
+    ),
+    Mutant(
+        "who stands beside the owner is only peeked at",
+        "gateway/changes.py",
+        """        tries, peeks = 0, not beside
+        while True:
+            now = self.now()
+            first, peeks = peeks, False
+            entries, aged = await self._peek((owner_id,)) if first""",
+        """        tries, peeks = 0, True
+        while True:
+            now = self.now()
+            first, peeks = peeks, False
+            entries, aged = await self._peek((owner_id, *beside)) if first""",
+    ),
+    Mutant(
+        "after a conflict it peeks again",
+        "gateway/changes.py",
+        "                    tries = await self._pause(tries)  # nothing of this decision stands\n",
+        "                    tries, peeks = await self._pause(tries), not beside\n",
+    ),
+    Mutant(
+        "a poll is answered with less than it has",
+        "gateway/changes.py",
+        "    return least is not None and least <= decision.state.version and not decision.settle\n",
+        "    return least is not None and not decision.settle\n",
+    ),
+    Mutant(
+        "a poll that acknowledges nothing is answered with less than it has",
+        "gateway/changes.py",
+        "            if aged and entries[client_id].state.version < least:\n",
+        "            if False:\n",
+    ),
+    Mutant(
+        "a poll without a version is answered from the cache",
+        "gateway/service.py",
+        "        return await (self.changes.peek(client_id, least=known) if known else self.changes.load(client_id))\n",
+        "        return await self.changes.peek(client_id, least=known)\n",
+    ),
+    Mutant(
+        "a report is answered from the cache where it changes nothing",
+        "gateway/service.py",
+        "        return await self.changes.run(client_id, rule, least=least)\n",
+        "        return await self.changes.run(client_id, rule, least=least or 0)\n",
+    ),
+    Mutant(
+        "a socket begins with what the cache has",
+        "gateway/api/socket.py",
+        "            state = await self._desk.service.poll(client_id, seen)\n",
+        "            state = await self._desk.service.poll(client_id, seen, known=seen.version if seen else 0)\n",
+    ),
+    Mutant(
+        "a poll that is held looks into the cache only",
+        "gateway/live/hub.py",
+        "            state = await self._changes.load(client_id)\n",
+        "            state = await self._changes.peek(client_id)\n",
+    ),
+    Mutant(
+        "ids are minted from what the cache has",
+        "gateway/service.py",
+        "        sender, recipient = await self.changes.load_both(sender_id, recipient_id)\n",
+        "        sender, recipient = await self.changes.peek(sender_id), await self.changes.load(recipient_id)\n",
+    ),
+    Mutant(
+        "what is loaded is not put into the cache",
+        "storage/cache.py",
+        "        self._remember(loaded, began_s)\n",
+        "",
+    ),
+    Mutant(
+        "what is written is not put into the cache",
+        "storage/cache.py",
+        "        self._remember(written, began_s)\n",
+        "",
+    ),
+    Mutant(
+        "entries live for ever",
+        "storage/cache.py",
+        "ENTRY_S = 30.0\n",
+        "ENTRY_S = 30_000.0\n",
+    ),
+    Mutant(
+        "an older document replaces a newer entry",
+        "tests/simulation/cache.py",
+        "        if there is None or there.version <= document.version:\n",
+        "        if True:\n",
     ),
     # --- Live delivery
     Mutant(

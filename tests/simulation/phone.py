@@ -1,9 +1,12 @@
 """A phone: its disk, its network, the app on it, and its user. The app is the real client's `Device`."""
 
 import asyncio
+import contextlib
 import hashlib
 import random
 from typing import TYPE_CHECKING
+
+import httpx
 
 from gateway.api.auth import issue_token
 from gateway.client.client import Client
@@ -22,6 +25,13 @@ from tests.simulation.screen import Screen
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
+
+
+HELD_S = 6
+"""How long such a poll is held, if it is."""
+
+AGAIN_S = 4.0
+"""How long after it has asked for the newest an app asks whether there is something newer."""
 
 
 class Disk:
@@ -175,6 +185,35 @@ class Phone:
         elif self.device is not None and self.runs:
             self.say("opens the app" if active else "puts the app away")
             self.device.foreground(active=active)
+
+    def ask(self, choice: int) -> None:
+        """The app asks, beside all else, whether there is anything newer than what it had some versions ago, as one
+        does that has been away. Now and then it first asks for the newest."""
+        if not self.runs or self.account is None or self.disk.record is None:
+            return
+        record = Record.decode(self.disk.record)
+        if record.client_id == self.account and record.version and not record.logged_out:
+            self.loop.start(self._ask(record, choice))
+
+    async def _ask(self, record: Record, choice: int) -> None:
+        had = [version for version in self._world.truth.versions(record.client_id) if version <= record.version]
+        version = had[-1 - choice // 36 % min(12, len(had))] if had else record.version
+        with contextlib.suppress(httpx.HTTPError, OSError):
+            query, headers = {}, {"authorization": f"Bearer {await self._token(record.client_id)}"}
+            if choice // 6 % 2:
+                async with asyncio.timeout(20):
+                    await self.line.request("GET", "/v1/poll", headers=headers)
+                await asyncio.sleep(AGAIN_S)
+            if choice % 3 != 0:
+                query["version"] = str(version)
+            if choice % 3 != 1:
+                headers["if-none-match"] = f'"{version}"'
+            if choice % 3 != 1 and choice // 12 % 3:
+                query["wait"] = str(HELD_S)
+            if choice // 3 % 2 and record.device_id is not None:
+                query["device_id"] = record.device_id
+            async with asyncio.timeout(20):
+                await self.line.request("GET", "/v1/poll", query=query, headers=headers)
 
     def log_out(self, *, ends_account: bool) -> None:
         """The account leaves this phone, or ends."""

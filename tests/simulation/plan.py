@@ -6,7 +6,7 @@ streams of its own for each part: so a story of which something is left out is s
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gateway.transit.policy import Policy
 from tests.simulation.network import Uploads
@@ -39,6 +39,7 @@ class Setting:
 
     `skews_s`: how far the clocks of the processes are off, of which there are one or two. `owners`: whose phones there
     are. `uploads`: how the gateway hears of bytes that were stored. `token_s`: how long a bearer token is good.
+    `cached`: whether there is a cache before the documents.
     """
 
     policy: Policy
@@ -47,6 +48,7 @@ class Setting:
     uploads: Uploads
     with_packet: bool
     token_s: float
+    cached: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ def _policy(rng: random.Random, *, skewed: bool) -> Policy:
     )
 
 
-def _setting(rng: random.Random) -> Setting:
+def _setting(rng: random.Random, *, cached: bool) -> Setting:
     phones = rng.choice((2, 3, 3, 4, 5))
     skews_s = rng.choice(((0.0, 0.0), (0.0, 0.0), (0.0, 0.0), (0.0,), (0.0, 120.0), (0.0, -120.0), (0.0, 3.0)))
     return Setting(
@@ -91,6 +93,7 @@ def _setting(rng: random.Random) -> Setting:
         uploads=rng.choice([*Uploads]),
         with_packet=rng.random() < 0.7,
         token_s=rng.choice((3_600.0, 300.0) if any(skews_s) else (3_600.0, 3_600.0, 60.0, 20.0)),
+        cached=cached,
     )
 
 
@@ -135,15 +138,39 @@ _FAULTS = (
     _Kind("stall", 3, 30),
     _Kind("full disk", 1, 10),
 )
+_RETURNS = (_Kind("return", 1),)
+_CACHE = (_Kind("cache", 1, 120),)
+_CHANGES = (_Kind("send", 3), _Kind("view", 3), _Kind("delete", 2), _Kind("open", 1))
 
 
 def plan_of(seed: int) -> Plan:
     """The story of a seed."""
     rng = random.Random(f"plan {seed}")
-    setting = _setting(rng)
+    apart = random.Random(f"cache {seed}")
+    setting = _setting(rng, cached=apart.random() < 0.7)
     users = _happenings(rng, _USERS, rng.choice((15, 30, 50, 80)))
     faults = _happenings(rng, _FAULTS, rng.choice((0, 3, 8, 16)))
-    return Plan(seed, setting, tuple(sorted([*users, *faults], key=lambda happening: happening.at_s)))
+    returns = _happenings(apart, _RETURNS, apart.choice((8, 30)))
+    if setting.cached:
+        faults += _cache_troubles(apart)
+        if apart.random() < 0.4:  # whether there is room hangs on what others did just now
+            few = max(setting.policy.videos_per_pair, apart.choice((1, 2)))
+            setting = replace(setting, policy=replace(setting.policy, max_incoming=few, max_outgoing=3))
+    happenings = sorted([*users, *faults, *returns], key=lambda happening: happening.at_s)
+    return Plan(seed, setting, tuple(happenings))
+
+
+def _cache_troubles(rng: random.Random) -> list[Happening]:
+    """An entry is old for half a minute at most, if it was there before, and something has changed since: so all that
+    comes with each trouble."""
+    troubles = _happenings(rng, _CACHE, rng.choice((0, 1, 3, 5)))
+    found = [*troubles]
+    for kinds, from_s, to_s, count in ((_RETURNS, -3, 0, 8), (_CHANGES, 0, 10, 8), (_RETURNS, 0, 45, 20)):
+        for trouble in troubles:
+            for kind in rng.choices(kinds, weights=[kind.weight for kind in kinds], k=count):
+                at_s = min(DURATION_S, max(0.0, trouble.at_s + rng.uniform(from_s, to_s)))
+                found.append(Happening(round(at_s, 3), kind.what, rng.randrange(1_000), rng.randrange(1_000)))
+    return found
 
 
 def _happenings(rng: random.Random, kinds: Sequence[_Kind], count: int) -> list[Happening]:

@@ -1,7 +1,7 @@
 """One process of the gateway, wired of its real parts, on a loop of its own.
 
     config = Config(policy, with_packet=True, sweep_s=20.0, …)   what all processes have in common
-    backends = Backends(documents, objects, bus, providers)      the shared states of `backends`
+    backends = Backends(documents, objects, bus, providers, cache)   the shared states of `backends`; a cache, or None
     process = Process(name, scheduler, config, backends, network, skew_s=0.0, worker=True)
     process.start()                        it serves within a tenth of a second; put it into `network.processes`
     process.crash()                        it is gone, and TCP says so
@@ -39,6 +39,7 @@ from gateway import app, sweep, wakeups
 from gateway.api.auth import issue_token
 from gateway.api.socket import SocketDoor
 from gateway.app import Gateway
+from gateway.changes import CLIENT_PREFIX
 from gateway.config import Settings
 from gateway.errors import GatewayError
 from gateway.live import hub
@@ -49,7 +50,10 @@ from gateway.transit.state import ClientState, DeviceId
 from push import breaker, guard
 from push.console import ConsoleSender
 from push.sender import Platform
+from storage.cache import CachedDocuments
+from storage.documents import DocumentStore
 from tests.simulation.backends import BusState, DocumentsState, ObjectsState
+from tests.simulation.cache import CacheState
 from tests.simulation.loops import MachineLoop, Scheduler
 from tests.simulation.network import Network, _Call
 from tests.simulation.providers import ProviderState
@@ -113,6 +117,7 @@ class Backends:
     objects: ObjectsState
     bus: BusState
     providers: Mapping[Platform, ProviderState]
+    cache: CacheState | None = None
 
 
 class Process:
@@ -183,7 +188,7 @@ class Process:
         bus = backends.bus.view(loop)
         self._gateway = app.wired(
             self._config.settings(),
-            documents=backends.documents.view(loop),
+            documents=self._documents(),
             objects=backends.objects.view(loop),
             bus=bus,
             senders={platform: provider.view(loop) for platform, provider in backends.providers.items()},
@@ -194,10 +199,15 @@ class Process:
         )
         if not self._worker:
             bus.kicked.clear()
-        bus.doubt = self._gateway.hub.doubt
         self._gateway.wheel._tick_s = WHEEL_S
         self._gateway.desk._tasks = Ordered()  # type: ignore[assignment]
         self.out_s = float("inf")
+
+    def _documents(self) -> DocumentStore:
+        store, loop, cache = self._backends.documents.view(self.loop), self.loop, self._backends.cache
+        if cache is None:
+            return store
+        return CachedDocuments(store, cache.view(loop), prefix=CLIENT_PREFIX, clock=loop.time)
 
     def clock(self) -> float:
         """The time by its own clock, in seconds since the epoch."""

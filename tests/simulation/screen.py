@@ -99,7 +99,8 @@ class Screen:
             case "superseded":
                 # Of ids that ended long ago only the highest is remembered: what is below it counts as ended too.
                 floor = self._truth.state(self._client_id).ended_floor
-                holds = clip is not None and (self._truth.may_be_gone(clip) or clip.id <= floor)
+                # And who had no answer that there was no room hears the next time only that it is over.
+                holds = clip is not None and (self._truth.may_be_gone(clip) or clip.id <= floor or clip.refused)
             case "too_many_in_transit":
                 holds = True  # whether there was room at that moment is the rules' matter
             case _:

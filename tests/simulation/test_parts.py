@@ -6,7 +6,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import httpx
@@ -14,11 +14,12 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from gateway.bus.bus import Dismissal, Publication
-from gateway.errors import Unavailable
 from gateway.transit.state import ClientId
 from push.sender import Accepted, Content, Environment, Platform, Rejected, Retry, TokenDead, Wakeup
+from storage.cache import ENTRY_S
 from storage.documents import Conflict, Document, StoreUnavailable
 from tests.simulation.backends import BusState, DocumentsState, Kind, SimulatedBus, at_once
+from tests.simulation.cache import LATE_S, CacheState
 from tests.simulation.loops import MachineLoop, Scheduler, dispose, quiet
 from tests.simulation.network import Answer, Line
 from tests.simulation.process import START_S, errors_noted, scaled, steady
@@ -223,12 +224,83 @@ def test_a_stale_due_index_lags_but_not_for_long(
     assert not any(documents.due("machine", 10, 10) for _ in range(50))
 
 
+# --- The cache
+
+
+@pytest.fixture
+def cache(scheduler: Scheduler, witness: Wrote) -> CacheState:
+    return CacheState(scheduler, 1, witness)
+
+
+def version_in(cache: CacheState) -> int | None:
+    found = cache.get("a")
+    return found.version if found is not None else None
+
+
+def test_an_entry_is_found_by_other_processes_for_as_long_as_it_lives(
+    scheduler: Scheduler, machine: MachineLoop, cache: CacheState
+) -> None:
+    other, document = MachineLoop(scheduler, "other"), Document("a", 5, b"1")
+    cache.view(machine).put([document])
+    scheduler.run_for(2)
+    assert outcome_of(scheduler, other, cache.view(other).get(["a", "b"]), 1) == [document, None]
+    scheduler.run_for(ENTRY_S)
+    assert outcome_of(scheduler, other, cache.view(other).get(["a"]), 1) == [None]
+
+
+def test_what_comes_late_to_the_cache_replaces_nothing_newer_and_lives_no_longer(
+    scheduler: Scheduler, machine: MachineLoop, cache: CacheState
+) -> None:
+    view = cache.view(machine)
+    cache.troubles.open(Kind.SLOW, 10)
+    view.put([Document("a", 1, b"1")])
+    cache.troubles.end()
+    view.put([Document("a", 2, b"2")])
+    scheduler.run_for(LATE_S + 1)
+    assert version_in(cache) == 2
+    cache.flush()
+    cache.troubles.open(Kind.SLOW, 10)
+    view.put([Document("a", 3, b"3")])
+    scheduler.run_for(LATE_S)
+    assert version_in(cache) == 3
+    scheduler.run_for(ENTRY_S - LATE_S)
+    assert version_in(cache) is None
+
+
+@pytest.mark.parametrize("kind", [Kind.LOSSY, Kind.CUT])
+def test_what_is_lost_on_its_way_to_the_cache_never_comes(
+    scheduler: Scheduler, machine: MachineLoop, cache: CacheState, kind: Kind
+) -> None:
+    view = cache.view(machine)
+    view.put([Document("a", 1, b"1")])
+    scheduler.run_for(2)
+    cache.troubles.open(kind, 1_000)
+    view.put([Document("a", 2, b"2")])
+    view.drop(["a"])
+    scheduler.run_for(20)
+    assert version_in(cache) == 1
+    found = outcome_of(scheduler, machine, view.get(["a"]), 1)
+    assert found == ([None] if kind is Kind.CUT else [Document("a", 1, b"1")])
+
+
+def test_what_is_repeated_comes_to_the_cache_twice(
+    scheduler: Scheduler, machine: MachineLoop, cache: CacheState
+) -> None:
+    cache.troubles.open(Kind.REPEATING, 1_000)
+    cache.view(machine).put([Document("a", 1, b"1")])
+    scheduler.run_for(2)
+    cache.flush()
+    scheduler.run_for(LATE_S)
+    assert version_in(cache) == 1
+
+
 # --- The bus
 
 
 class Heard:
     def __init__(self) -> None:
         self.versions: list[int] = []
+        self.gaps: list[ClientId] = []
 
     def published(self, news: Publication) -> int:
         self.versions.append(news.version)
@@ -236,6 +308,9 @@ class Heard:
 
     def dismissed(self, dismissal: Dismissal) -> None:
         return
+
+    def missed(self, client_ids: Collection[ClientId]) -> None:
+        self.gaps += client_ids
 
 
 ALICE = ClientId("alice")
@@ -277,23 +352,33 @@ def test_a_frozen_bus_delivers_everything_at_its_end(
     outcome_of(scheduler, there.loop, there.subscribe(ALICE, heard))
     bus.freeze(20)
     assert outcome_of(scheduler, machine, here.publish([news(1)]), 3) in ([-1], [1])
-    found = outcome_of(scheduler, there.loop, there.subscribe(ClientId("bob"), heard), 5)
-    assert isinstance(found, Unavailable)
-    assert heard.versions == []
+    assert outcome_of(scheduler, there.loop, there.subscribe(ClientId("bob"), heard), 5) is None
+    assert (heard.versions, heard.gaps) == ([], [])
     scheduler.run_for(30)
     assert set(heard.versions) == {1}
+    assert heard.gaps == ["bob"], "who was served without the bus is told of the gap"
 
 
-def test_after_a_flush_each_client_that_is_served_is_doubted(
+def test_those_of_the_same_process_hear_without_the_server(
+    scheduler: Scheduler, machine: MachineLoop, bus: BusState, two: tuple[SimulatedBus, SimulatedBus]
+) -> None:
+    here, _ = two
+    heard = Heard()
+    outcome_of(scheduler, machine, here.subscribe(ALICE, heard))
+    bus.freeze(20)
+    outcome_of(scheduler, machine, here.publish([news(1)]), 3)
+    assert heard.versions == [1]
+
+
+def test_after_a_flush_each_client_that_is_served_is_told_of_the_gap(
     scheduler: Scheduler, machine: MachineLoop, bus: BusState, two: tuple[SimulatedBus, SimulatedBus]
 ) -> None:
     here, there = two
-    heard, doubted = Heard(), list[str]()
-    there.doubt = doubted.append
+    heard = Heard()
     outcome_of(scheduler, there.loop, there.subscribe(ALICE, heard))
     bus.flush()
     assert outcome_of(scheduler, machine, here.publish([news(1)]), 10) == [-1]
-    assert doubted == [ALICE]
+    assert heard.gaps == [ALICE]
     assert outcome_of(scheduler, machine, here.publish([news(2)])) == [1]
     assert heard.versions[-1] == 2
 

@@ -31,7 +31,7 @@ import orjson
 
 from gateway import packet
 from gateway.bus.bus import Publication
-from gateway.changes import CLIENT_PREFIX
+from gateway.changes import CALL_DEADLINE_S, CLIENT_PREFIX
 from gateway.live.closing import CloseCode
 from gateway.registry import TOKEN_PREFIX, TokenOwner, decode_owner, hash_token
 from gateway.transit import expiry, sending
@@ -39,7 +39,9 @@ from gateway.transit.decisions import VideoRef
 from gateway.transit.policy import Policy
 from gateway.transit.state import ClientId, ClientState, DeviceId, Status, Video, VideoId, decode, encode
 from push.sender import Accepted, Outcome, TokenDead, Wakeup
-from storage.documents import Document
+from storage.cache import PUT_WITHIN_S
+from storage.documents import PEEK_AGE_S, Document
+from tests.simulation.backends import LATEST_WRITE_S
 from tests.simulation.loops import Scheduler
 from tests.simulation.process import START_S
 from tests.simulation.witness import Line, Witness
@@ -52,6 +54,12 @@ SILENT_S = 10.0
 
 STAYING = frozenset({int(CloseCode.DISPLACED), int(CloseCode.RESTART)})
 """Close codes of sockets whose device is connected elsewhere, or will be in a moment."""
+
+FULL = "too_many_in_transit"
+"""The code with which a video is refused for which there is no room."""
+
+PUT_S = 3.0
+"""How long it may take until what was written or read is in the cache, where nothing is wrong."""
 
 PUSHED_S = 45.0
 """How long a push may be under way: a call and a provider, each within its deadline."""
@@ -74,6 +82,7 @@ class Clip:
     `began`, `born`: when its announcement reached a process, and when the answer left. `confirmed`, `deleted`,
     `viewed`: the version with which that was answered first. `reported`: the statuses that its recipient has sent,
     answered or not. `tracked`, `untracked`: whether it has been in its sender's document, and has been taken out.
+    `refused`: whether it has ended for want of room instead.
     """
 
     ref: VideoRef
@@ -87,6 +96,7 @@ class Clip:
     answered: int = 0
     tracked: bool = False
     untracked: bool = False
+    refused: bool = False
     uploaded_at: int = 0
 
     @property
@@ -106,7 +116,7 @@ class _Said(NamedTuple):
 @dataclass(eq=False, slots=True)
 class _Call:
     """A request that reached a process. `least`: the client had been shown that version before. `claimed`: the version
-    that it acknowledges."""
+    that it acknowledges. `named`: the version that it says it has; `tagged`: the one in `If-None-Match`."""
 
     number: int
     machine: str
@@ -119,6 +129,8 @@ class _Call:
     least: int
     newest_id: str
     claimed: int = 0
+    named: int = 0
+    tagged: int = 0
     came_s: float = 0.0
     device_id: DeviceId | None = None
     said: list[_Said] = field(default_factory=list)
@@ -171,7 +183,9 @@ class _Seen(NamedTuple):
 class Truth(Witness):
     """Knows what really happened, and what follows from it."""
 
-    def __init__(self, scheduler: Scheduler, policy: Policy, *, skews_s: Sequence[float] = (0.0,)) -> None:
+    def __init__(
+        self, scheduler: Scheduler, policy: Policy, *, skews_s: Sequence[float] = (0.0,), cached: bool = False
+    ) -> None:
         self.policy = policy
         self.violation: tuple[str, str] | None = None
         self.clips: dict[str, Clip] = {}
@@ -188,6 +202,13 @@ class Truth(Witness):
         """When a packet changed last."""
         self.scheduler = scheduler
         self.woken = Woken(self, spread_s=max(skews_s) - min(skews_s))
+        self.troubled_until_s = float("inf")
+        """Until then a backend may not answer: a world knows why, and says so."""
+        self.forgetful_until_s = 0.0
+        """Until then the cache may lose what it is given: the world knows why."""
+        self._read_s: defaultdict[ClientId, float] = defaultdict(float)
+        self._peek_age_s = PEEK_AGE_S if cached else 0.0
+        self._history: defaultdict[ClientId, list[tuple[float, ClientState]]] = defaultdict(list)
         self._skewed = any(skews_s)
         self._ahead_ms = round(1000 * max(0.0, *skews_s))
         self._story: list[tuple[float, str, Line]] = []
@@ -251,6 +272,10 @@ class Truth(Witness):
         """What the documents say of a client."""
         return self.states.get(client_id) or ClientState(client_id)
 
+    def versions(self, client_id: ClientId) -> list[int]:
+        """The versions that the packets of a client have had, in order."""
+        return sorted({state.version for _, state in self._history[client_id]})
+
     # --- Documents
 
     def wrote(self, machine: str, before: Document, after: Document) -> None:
@@ -267,6 +292,7 @@ class Truth(Witness):
         client_id = ClientId(after.key.removeprefix(CLIENT_PREFIX))
         old, new = decode(client_id, before.body), decode(client_id, after.body)
         self.states[client_id] = new
+        self._history[client_id].append((self.now_s, new))
         if new.version != old.version:
             self.changed_s = self.now_s
         self.say(machine, lambda: f"wrote {show(new)}")
@@ -318,6 +344,8 @@ class Truth(Witness):
         sent = {video_id: (to, video) for to, video_id, video in new.sent()}
         for video_id in before.keys() - sent.keys():
             self.clips[video_id].untracked = True
+        for video_id in {*new.ended} - {*old.ended} - before.keys():
+            self._check_refused(self.clips[video_id], old)
         for video_id, (to, video) in sent.items():
             clip = self.clips.get(video_id)
             if clip is None or clip.ref[1:] != (client_id, to):
@@ -327,6 +355,7 @@ class Truth(Witness):
                 self.broken("ended video came back", f"{client_id}: {short(video_id)} was ended and came back")
             if not clip.tracked:
                 clip.tracked, clip.uploaded_at = True, video.uploaded_at
+                self._check_room(old, to)
             self._check_move(client_id, video_id, before.get(video_id), video)
         mine = {video_id: video for _, video_id, video in old.received()}
         for sender_id, video_id, video in new.received():
@@ -360,6 +389,21 @@ class Truth(Witness):
             self.broken("too much remembered", f"{who}: {len(state.ended)} ended, {len(state.devices)} devices")
         if list(state.ended) != sorted(set(state.ended)):
             self.broken("ended ids", f"{who}: ended ids are not in order")
+
+    def _check_refused(self, clip: Clip, sender: ClientState) -> None:
+        """A video ended that was never tracked: deleted, superseded, or there was no room when that was decided."""
+        late_s = LATEST_WRITE_S if self.now_s <= self.troubled_until_s else 0.0
+        clip.refused = self._was_full(sender, clip.ref.recipient_id, self.now_s - CALL_DEADLINE_S - late_s)
+        if not clip.refused and not self.may_be_gone(clip):
+            self.broken("refused for nothing", f"{short(clip.id)} has ended, and there was room for it")
+
+    def _check_room(self, sender: ClientState, recipient_id: ClientId) -> None:
+        """A video came to be tracked, for which there was room when that was decided. Where a backend is slow, that may
+        be long ago."""
+        if self.now_s > self.troubled_until_s:
+            recipients = self._since(recipient_id, self.now_s - CALL_DEADLINE_S)
+            if all(sending.room(sender, recipient, self.policy).full for recipient in recipients):
+                self.broken("no room", f"{sender.client_id} sends to {recipient_id}, who has had no room for a while")
 
     def _check_devices(self, state: ClientState) -> None:
         client_id = state.client_id
@@ -511,6 +555,8 @@ class Truth(Witness):
             case "GET", ["poll"]:
                 etag = headers.get("if-none-match", "").strip('"')
                 call.claimed = self._claim(client_id, device_id, call.query.get("version", etag))
+                call.tagged = int(etag or 0)
+                call.named = max(call.tagged, int(call.query.get("version", 0)))
             case "POST", ["videos", video_id, "status"]:
                 call.claimed = self._claim(client_id, device_id, call.query.get("version"))
                 call.said = [self._say_status(client_id, video_id, body.get("status"))]
@@ -563,7 +609,10 @@ class Truth(Witness):
         self.say(asked.machine, lambda: f"#{call} answered {status} {_text(body)}")
         if status == 500:
             self.broken("answered 500", f"{asked.method} {asked.path}")
+        if status == 304:
+            self._check_age(asked, asked.tagged, looked_again=asked.is_held)
         if not asked.answered:
+            self._refused(asked, status, body)
             return
         client_id = asked.whose.client_id
         if asked.device_id is not None and asked.claimed:
@@ -582,6 +631,9 @@ class Truth(Witness):
                 self._judge(client_id, asked.said, [orjson.loads(body)])
             case "POST", ["sync"]:
                 found = orjson.loads(body)
+                for item, result in zip(asked.body["statuses"], found["results"], strict=False):
+                    if result.get("code") == FULL:
+                        self._check_full(asked, ClientId(item["recipient_id"]))
                 self._judge(client_id, asked.said, found["results"])
                 self._packet_answered(asked, body.partition(b',"packet":')[2][:-1])
             case "DELETE", ["videos", _]:
@@ -600,9 +652,61 @@ class Truth(Witness):
 
     def _packet_answered(self, call: _Call, body: bytes) -> None:
         seen = self._packet_left(call.whose.client_id, body)
-        if seen is not None and seen.version < call.least:
-            text = f"{seen.client_id} is answered version {seen.version}, and had seen {call.least} before it asked"
+        if seen is None:
+            return
+        self._check_age(call, seen.version)
+        if not call.named and call.method == "GET" and self.now_s - call.came_s < PUT_WITHIN_S:
+            self._read_s[call.whose.client_id] = self.now_s
+        least = call.named if call.named and self._peek_age_s else call.least
+        if seen.version < least:
+            text = f"{seen.client_id} is answered version {seen.version}, and had seen {least} before it asked"
             self.broken("answer went back", text)
+
+    def _check_age(self, call: _Call, version: int, *, looked_again: bool = False) -> None:
+        """An answer that says `version`, or that there is nothing newer, is as new as the call. Only a poll by somebody
+        who has a version may be answered from the cache; one that is held looks once more into the store."""
+        client_id = call.whose.client_id
+        age_s = self._may_be_old_s(call) if call.named and not looked_again else 0.0
+        least = min(state.version for state in self._since(client_id, call.came_s - age_s))
+        if version < least:
+            text = f"{client_id} is answered {version}; {least} was there {age_s:.0f} s before it asked"
+            self.broken("answer too old", text)
+
+    def _since(self, client_id: ClientId, since_s: float) -> list[ClientState]:
+        """The states of a client from then on, the one at that moment included."""
+        found: list[ClientState] = []
+        for at_s, state in reversed(self._history[client_id]):
+            found.append(state)
+            if at_s < since_s:
+                return found
+        return [*found, ClientState(client_id)]
+
+    def _refused(self, call: _Call, status: int, body: bytes) -> None:
+        """A call was refused, for a reason that was one."""
+        if status == 503 and self.now_s > self.troubled_until_s:
+            self.broken("unavailable for nothing", f"{call.method} {call.path}: nothing was wrong with the backends")
+        if status >= 400 and orjson.loads(body)["code"] == FULL:
+            self._check_full(call, ClientId(call.body["recipient_id"]))
+
+    def _check_full(self, call: _Call, recipient_id: ClientId) -> None:
+        """At some moment while it was asked there was no room."""
+        senders = self._since(call.whose.client_id, call.came_s)
+        if not any(self._was_full(sender, recipient_id, call.came_s) for sender in senders):
+            self.broken(
+                "refused for nothing", f"{call.whose.client_id} is not to send to {recipient_id}; there is room"
+            )
+
+    def _was_full(self, sender: ClientState, recipient_id: ClientId, since_s: float) -> bool:
+        """Whether there was no room for a video of that sender, at some moment since then."""
+        return any(sending.room(sender, other, self.policy).full for other in self._since(recipient_id, since_s))
+
+    def _may_be_old_s(self, call: _Call) -> float:
+        """How old what the cache has may be. Once nothing is wrong, the first who reads from the store mends it, and
+        whoever writes keeps it right."""
+        client_id, calm_s = call.whose.client_id, max(self.shaky_until_s, self.forgetful_until_s)
+        times_s = [self._read_s[client_id], *(at_s for at_s, _ in self._history[client_id])]
+        mended = any(calm_s < at_s < call.came_s - PUT_S for at_s in times_s)
+        return min(self._peek_age_s, PUT_S) if mended else self._peek_age_s
 
     def _announced(self, call: _Call, answer: dict[str, Any]) -> None:
         ref = VideoRef(VideoId(answer["video_id"]), call.whose.client_id, ClientId(call.body["recipient_id"]))

@@ -298,6 +298,8 @@ class Woken:
             was_current = before is not None and before.acked >= before_newest
             # The grace is counted from when its call looked: one that hangs at the bytes of a video takes that off.
             grace_s = min(self._now_s, newest / 1000 - START_S) + self._policy.ack_grace_ms / 1000
+            if newest - 1 in self._truth.versions(watched.key[0]):  # it had to be higher than that, and says no time
+                grace_s = min(grace_s, row.next_at / 1000 - START_S)
             connected = fresh and was_current and self._truth.connected_before(watched.key, 1.0)
             watched.pending.append(_News(newest, self._now_s, fresh, grace_s, connected))
             self._set_alarm(watched)

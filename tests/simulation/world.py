@@ -10,7 +10,9 @@ from functools import partial
 from gateway import wakeups
 from gateway.transit.state import ClientId
 from push.sender import Platform, Wakeup
+from storage.cache import ENTRY_S
 from tests.simulation.backends import BusState, DocumentsState, Kind, ObjectsState, Troubles
+from tests.simulation.cache import LATE_S, CacheState
 from tests.simulation.loops import Scheduler, dispose, quiet
 from tests.simulation.network import Network
 from tests.simulation.phone import Phone
@@ -24,6 +26,9 @@ LOOK_S = 5.0
 
 SHAKY_S = 15.0
 """How long after a fault packets may still be late: a call takes 10 s at most, the bus is there again within 3."""
+
+RETURNS = 6
+"""How often each phone asks for news, beside all else, while the cache still has what it had when faults stopped."""
 
 MOST_STEPS = 2_000_000
 """A story that has not come to its end by then never will."""
@@ -69,7 +74,8 @@ class World:
         self.plan = plan
         setting = plan.setting
         self.scheduler = scheduler = Scheduler(plan.seed)
-        self.truth = truth = Truth(scheduler, setting.policy, skews_s=setting.skews_s)
+        self.truth = truth = Truth(scheduler, setting.policy, skews_s=setting.skews_s, cached=setting.cached)
+        truth.troubled_until_s = 0.0
         scheduler.noted = truth.broken
         self.rng = random.Random(f"world {plan.seed}")
         self.accounts = [ClientId(name) for name in ACCOUNTS]
@@ -82,7 +88,9 @@ class World:
         self.network = Network(scheduler, self._seed(), truth, self.objects)
         self.network.uploads = setting.uploads
         self._config = Config(setting.policy, with_packet=setting.with_packet)
-        self._backends = Backends(self.documents, self.objects, self.bus, self.providers)
+        self.cache = CacheState(scheduler, plan.seed, truth)
+        cache = self.cache if setting.cached else None
+        self._backends = Backends(self.documents, self.objects, self.bus, self.providers, cache)
         self._started = 0
         self.processes = [self._process(index) for index in range(len(setting.skews_s))]
         self.network.processes = self.processes
@@ -147,6 +155,9 @@ class World:
         if happening.what in SHAKING:
             # What was written may not have been published: a hub finds that when it compares versions.
             self._shaky(happening.for_s + (CHECK_S if happening.what in UNPUBLISHED else 0.0))
+        if happening.what in TROUBLING:
+            until_s = self.scheduler.now_s + happening.for_s + SHAKY_S
+            self.truth.troubled_until_s = max(self.truth.troubled_until_s, until_s)
         HAPPENINGS[happening.what](self, happening)
 
     def phone(self, happening: Happening) -> Phone:
@@ -176,6 +187,9 @@ class World:
 
     def background(self, it: Happening) -> None:
         self.phone(it).foreground(active=False)
+
+    def come_back(self, it: Happening) -> None:
+        self.phone(it).ask(it.b)
 
     def kill(self, it: Happening) -> None:
         phone = self.phone(it)
@@ -291,6 +305,17 @@ class World:
                 self.bus.troubles.open(Kind.LOSSY, it.for_s, probability=(0.2, 0.6, 1.0)[it.b % 3])
                 self._shaky(it.for_s + CHECK_S)
 
+    def trouble_cache(self, it: Happening) -> None:
+        """Whatever becomes of the cache, no packet is late for that."""
+        kinds = (Kind.LOSSY, Kind.LOSSY, Kind.LOSSY, Kind.LOSSY, Kind.SLOW, Kind.REPEATING, Kind.CUT)
+        if it.a % 8 == 7:
+            self.cache.flush()
+            return
+        kind = kinds[it.a % 8]
+        late_s = LATE_S if kind in {Kind.SLOW, Kind.REPEATING} else 0.0
+        self.truth.forgetful_until_s = max(self.truth.forgetful_until_s, self.scheduler.now_s + it.for_s + late_s)
+        self.cache.troubles.open(kind, it.for_s, probability=(0.6, 1.0, 1.0)[it.b % 3])
+
     def provider_down(self, it: Happening) -> None:
         self._open_providers(Kind.DOWN, it)
 
@@ -337,6 +362,9 @@ class World:
         """Faults stop, some phones are gone for good, time passes: everything is as it should be."""
         lag_s = 60 + max(map(abs, self.plan.setting.skews_s))
         self._calm_down()
+        for _ in range(RETURNS):
+            for phone in self.phones:
+                self.scheduler.after(self.rng.uniform(0, ENTRY_S), partial(phone.ask, self.rng.randrange(1_000)))
         self._pass(100)
         self._settle()
         self.truth.check_agreement(lag_s=lag_s)
@@ -363,7 +391,8 @@ class World:
 
     def _calm_down(self) -> None:
         self.truth.say("world", "--- faults stop")
-        for troubles in (self.documents.troubles, self.objects.troubles):
+        self.truth.forgetful_until_s = min(self.truth.forgetful_until_s, self.scheduler.now_s + LATE_S)
+        for troubles in (self.documents.troubles, self.objects.troubles, self.cache.troubles):
             troubles.end()
         for provider in self.providers.values():
             provider.calm_down()
@@ -412,6 +441,9 @@ LATE = frozenset({"network", "freeze", "documents"})
 SHAKING = frozenset({"crash", "drain", "freeze", "documents", "bus"})
 """What may keep packets from those who are connected, for as long as it lasts."""
 
+TROUBLING = SHAKING | {"objects"}
+"""What may have calls answered that a backend is not there."""
+
 UNPUBLISHED = frozenset({"crash", "documents"})
 """What may keep a process from publishing what it has written."""
 
@@ -421,6 +453,7 @@ HAPPENINGS: dict[str, Callable[[World, Happening], None]] = {
     "delete": World.delete,
     "open": World.open,
     "background": World.background,
+    "return": World.come_back,
     "kill": World.kill,
     "sleep": World.sleep,
     "offline": World.offline,
@@ -436,6 +469,7 @@ HAPPENINGS: dict[str, Callable[[World, Happening], None]] = {
     "documents": World.trouble_documents,
     "objects": World.trouble_objects,
     "bus": World.trouble_bus,
+    "cache": World.trouble_cache,
     "provider down": World.provider_down,
     "provider hanging": World.provider_hanging,
     "provider": World.trouble_provider,
