@@ -1,6 +1,5 @@
 """Two gateways and a worker on SQLite, with Redis as the bus and the cache: Redis fails, and nobody's call does."""
 
-import asyncio
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
@@ -12,8 +11,6 @@ from tests.app.program import Program, started
 from tests.faults.deployment import agreed, deployed
 from tests.faults.town import Town
 from tests.redis_servers import RedisServer, redis_server
-
-FROZEN_S = 30.0
 
 
 @pytest.fixture(scope="module")
@@ -47,25 +44,6 @@ async def test_killed_and_restarted(redis: RedisServer, gateways: list[Program],
         await town.is_live()
     assert town.unanswered == 0
     await agreed(documents(folder), "killed", town)
-
-
-async def test_frozen_for_half_a_minute(redis: RedisServer, gateways: list[Program], folder: Path) -> None:
-    town = Town(gateways)
-    async with town.busy("frozen"):
-        await town.is_live()
-        redis.freeze()
-        try:
-            async with asyncio.timeout(FROZEN_S):
-                while True:
-                    await town.goes_on(1)
-        except TimeoutError:
-            pass
-        finally:
-            redis.thaw()
-        await town.is_live()
-    assert town.viewed > 30
-    assert town.unanswered == 0
-    await agreed(documents(folder), "frozen", town)
 
 
 async def test_flushed(redis: RedisServer, gateways: list[Program], folder: Path) -> None:
