@@ -10,7 +10,7 @@ import logging
 import random
 import secrets
 from collections.abc import Callable, Coroutine, Sequence
-from itertools import count
+from itertools import compress, count
 from typing import Any, NamedTuple
 
 from gateway.bus import wire
@@ -54,6 +54,14 @@ class _Message(NamedTuple):
     encode: Callable[[], bytes]
 
 
+_Named = tuple[object, _Message]
+"""A message, and what it is the newest of."""
+
+
+def _packet(channel: bytes, news: Publication) -> _Message:
+    return _Message(channel, news.version, lambda: wire.publication(news))
+
+
 class RedisBus:
     """A `Bus` over the server or cluster at `url`. Made within a running loop; it connects by itself."""
 
@@ -93,41 +101,47 @@ class RedisBus:
 
     async def publish(self, publications: Sequence[Publication]) -> list[int]:
         heard = [self._deliver(news) for news in publications]
-        if len(publications) == 1:
-            elsewhere = [await self._publish(publications[0])]
-        else:
-            elsewhere = await asyncio.gather(*map(self._publish, publications))
+        elsewhere = await self._send(
+            [(news.client_id, _packet(self._channel(news.client_id), news)) for news in publications]
+        )
         return [here + there if there >= 0 else here or there for here, there in zip(heard, elsewhere, strict=True)]
 
     async def dismiss(self, dismissal: Dismissal) -> None:
         channel = self._channel(dismissal.client_id)
         for listener in self._listeners.get(channel, ()):
             listener.dismissed(dismissal)
-        await self._send(dismissal, _Message(channel, 0, lambda: wire.dismissal(dismissal)))
+        await self._send([(dismissal, _Message(channel, 0, lambda: wire.dismissal(dismissal)))])
 
     def _deliver(self, news: Publication) -> int:
         return sum(listener.published(news) for listener in self._listeners.get(self._channel(news.client_id), ()))
 
-    async def _publish(self, news: Publication) -> int:
-        """To how many other processes it went; below 0: it is not known."""
-        channel = self._channel(news.client_id)
-        return await self._send(news.client_id, _Message(channel, news.version, lambda: wire.publication(news)))
+    async def _send(self, messages: Sequence[_Named]) -> list[int]:
+        """To how many other processes each went; below 0: that is not known, and it is published again later."""
+        there = [self._client.home(message.channel) not in self._away for _, message in messages]
+        went = iter(await self._publish_now(list(compress(messages, there))))
+        heard = [next(went) if is_there else -1 for is_there in there]
+        for (name, message), number in zip(messages, heard, strict=True):
+            if number < 0:
+                self._keep(name, message)
+        return heard
 
-    async def _send(self, name: object, message: _Message) -> int:
-        if self._client.home(message.channel) in self._away:
-            self._keep(name, message)
-            return -1
+    async def _publish_now(self, messages: Sequence[_Named]) -> list[int]:
+        """To how many other processes each went; below 0: Redis does not answer."""
+        commands = (
+            (message.channel, (self._publish_command, message.channel, message.encode())) for _, message in messages
+        )
         try:
-            return await self._publish_now(message)
+            answers = await self._client.run_all(commands)
         except RedisUnavailable:
-            self._keep(name, message)
-            return -1
+            return [-1] * len(messages)
+        return [self._elsewhere(message, heard) for (_, message), heard in zip(messages, answers, strict=True)]
 
-    async def _publish_now(self, message: _Message) -> int:
-        channel = message.channel
-        heard: int = await self._client.run(channel, self._publish_command, channel, message.encode())
-        here = self._homes.get(channel)
-        return max(heard - 1, 0) if here is not None and here.has(channel) else heard
+    def _elsewhere(self, message: _Message, heard: int | RedisUnavailable) -> int:
+        """Of those who heard, as Redis counts them, who are not this process."""
+        if isinstance(heard, RedisUnavailable):
+            return -1
+        here = self._homes.get(message.channel)
+        return max(heard - 1, 0) if here is not None and here.has(message.channel) else heard
 
     def _keep(self, name: object, message: _Message) -> None:
         """Have it published later, unless something newer of that name is to be."""
@@ -146,29 +160,27 @@ class RedisBus:
         pause_s = FIRST_PAUSE_S
         while self._kept:
             await asyncio.sleep(random.uniform(0, pause_s))
-            went = await asyncio.gather(*(self._try(name, message) for name, message in self._some()))
-            pause_s = FIRST_PAUSE_S if any(went) else min(2 * pause_s, LONGEST_PAUSE_S)
+            some = self._some()
+            went = [entry for entry, heard in zip(some, await self._publish_now(some), strict=True) if heard >= 0]
+            for name, message in went:
+                self._has_gone(name, message)
+            pause_s = FIRST_PAUSE_S if went else min(2 * pause_s, LONGEST_PAUSE_S)
         self._away.clear()
 
-    def _some(self) -> list[tuple[object, _Message]]:
+    def _some(self) -> list[_Named]:
         """What is kept, but not too much of it for one server."""
-        taken: dict[Address | None, list[tuple[object, _Message]]] = {}
+        taken: dict[Address | None, list[_Named]] = {}
         for name, message in self._kept.items():
             some = taken.setdefault(self._client.home(message.channel), [])
             if len(some) < TOGETHER:
                 some.append((name, message))
         return [entry for some in taken.values() for entry in some]
 
-    async def _try(self, name: object, message: _Message) -> bool:
-        try:
-            await self._publish_now(message)
-        except RedisUnavailable:
-            return False
+    def _has_gone(self, name: object, message: _Message) -> None:
         if self._kept.get(name) is message:
             del self._kept[name]
         if (home := self._client.home(message.channel)) is not None:
             self._away.discard(home)
-        return True
 
     # --- Subscribing
 
