@@ -84,7 +84,8 @@ class RedisBus:
         self._homeless: set[bytes] = set()
         self._subscribers: dict[Address, Subscriber] = {}
         self._kept: dict[object, _Message] = {}
-        self._away: set[Address] = set()
+        self._away: set[Address | None] = set()
+        """Servers that do not answer; None: no map of the cluster can be had."""
         self._kicks: list[bytes] = []
         self._workers: list[Callable[[Kick], None]] = []
         self._consoles: list[Callable[[str, bytes], None]] = []
@@ -151,8 +152,7 @@ class RedisBus:
         if known is None or known.version <= message.version:
             self._kept[name] = message
         self._metrics.bus_kept.inc()
-        if (home := self._client.home(message.channel)) is not None:
-            self._away.add(home)
+        self._away.add(self._client.home(message.channel))
         self._start("publish again", self._publish_again)
 
     async def _publish_again(self) -> None:
@@ -179,8 +179,7 @@ class RedisBus:
     def _has_gone(self, name: object, message: _Message) -> None:
         if self._kept.get(name) is message:
             del self._kept[name]
-        if (home := self._client.home(message.channel)) is not None:
-            self._away.discard(home)
+        self._away.discard(self._client.home(message.channel))
 
     # --- Subscribing
 

@@ -327,6 +327,16 @@ async def test_the_rights_that_the_documentation_names_are_enough(server: RedisS
         await until(kicked, "a kick is taken")
 
 
+async def test_nobody_waits_for_a_cluster_of_which_nothing_can_be_had(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path)
+    async with two(f"redis+cluster://127.0.0.1:{server.port},127.0.0.1:{server.port + 1}") as (publishing, _):
+        await publishing.publish([news(1)])
+        started_s = time.monotonic()
+        for version in range(2, 52):
+            assert await publishing.publish([news(version)]) == [-1]
+        assert time.monotonic() - started_s < 0.2
+
+
 # --- A cluster
 
 
