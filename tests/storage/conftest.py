@@ -6,7 +6,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from storage import open_objects
+from storage import open_objects, redis_node
 from storage.disk import DiskObjects
 from storage.objects import ServedObjectStore, UploadGrant
 from tests import redis_servers
@@ -44,6 +44,19 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis_servers.Re
     """A server for all who leave it as it is; each with a prefix of its own."""
     with redis_servers.redis_server(tmp_path_factory.mktemp("redis")) as server:
         yield server
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[redis_servers.RedisServer]:
+    """A server that the test may do anything to."""
+    with redis_servers.redis_server(tmp_path / "server") as server:
+        yield server
+
+
+@pytest.fixture
+def short_rests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that failed is asked again sooner."""
+    monkeypatch.setattr(redis_node, "REST_S", 0.05)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import operator
 import re
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import cast
@@ -16,7 +16,7 @@ import pytest
 from redis.crc import key_slot
 from redis.exceptions import ResponseError
 
-from storage import open_cache, open_documents, redis_node
+from storage import open_cache, open_documents
 from storage import redis as adapter
 from storage.documents import Conflict, Document, DocumentStore, Due, StoreUnavailable
 from storage.redis import TAGS, RedisDocuments
@@ -26,20 +26,10 @@ from tests.running import until, within
 from tests.storage import children
 from tests.storage.conftest import SetClock
 
+pytestmark = pytest.mark.usefixtures("short_rests")
+
 TIMEOUT_S = 0.4
 """How long a store waits for a server that does not answer."""
-
-
-@pytest.fixture(autouse=True)
-def short_rests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redis_node, "REST_S", 0.05)
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A server that the test may do anything to."""
-    with redis_server(tmp_path / "server") as server:
-        yield server
 
 
 @asynccontextmanager

@@ -2,34 +2,23 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 
-from storage import redis_client, redis_node
+from storage import redis_client
 from storage.cache import ENTRY_S
 from storage.documents import MAX_DUE, Document
 from storage.redis_cache import TIMEOUT_S, RedisCache
 from storage.redis_url import RedisUrl
-from tests.redis_servers import RedisCluster, RedisServer, free_port, fresh, redis_server
+from tests.redis_servers import RedisCluster, RedisServer, free_port, fresh
 from tests.running import until
+
+pytestmark = pytest.mark.usefixtures("short_rests")
 
 NEW = 1_750_000_000_000_000
 """A version."""
-
-
-@pytest.fixture(autouse=True)
-def short_rests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redis_node, "REST_S", 0.05)
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A server that the test may do anything to."""
-    with redis_server(tmp_path / "server") as server:
-        yield server
 
 
 @pytest.fixture(params=["redis", "redis_cluster"])

@@ -4,7 +4,7 @@ import asyncio
 import random
 import subprocess
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,19 +21,9 @@ from storage.redis_url import Address, RedisUrl
 from tests.redis_servers import RedisCluster, RedisServer, free_port, fresh, proxy, redis_server
 from tests.running import until, within
 
+pytestmark = pytest.mark.usefixtures("short_rests")
+
 TIMEOUT_S = 0.4
-
-
-@pytest.fixture(autouse=True)
-def short_rests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redis_node, "REST_S", 0.05)
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A server that the test may do anything to."""
-    with redis_server(tmp_path / "server") as server:
-        yield server
 
 
 @asynccontextmanager
