@@ -50,6 +50,22 @@ async def fcm(tmp_path: Path, authority: Authority) -> AsyncIterator[FcmSimulato
         yield simulator
 
 
+@pytest.fixture(scope="module", autouse=True)
+async def long_outage(
+    request: pytest.FixtureRequest, authority: Authority, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[asyncio.Task[None] | None]:
+    """The longest story goes on in the background of the others; None where nobody will ask how it ended."""
+    if not any("twenty_seconds" in item.name for item in request.session.items):
+        yield None
+        return
+    folder = tmp_path_factory.mktemp("outage")
+    async with apns_simulator(folder, authority=authority) as apns, fcm_simulator(folder, authority=authority) as fcm:
+        task = asyncio.create_task(outage(folder / "data", apns, fcm, authority))
+        yield task
+        task.cancel()
+        await asyncio.wait([task])
+
+
 def through_apns(apns: ApnsSimulator, authority: Authority) -> dict[str, str]:
     """The settings of a gateway that sends there."""
     return {
@@ -216,8 +232,13 @@ async def test_a_worker_that_is_told_to_stop_writes_down_what_it_has_sent(
 
 
 async def test_a_provider_that_is_down_for_twenty_seconds_is_nothing_to_the_other_and_forgets_nobody(
-    tmp_path: Path, apns: ApnsSimulator, fcm: FcmSimulator, authority: Authority
+    long_outage: asyncio.Task[None],
 ) -> None:
+    await long_outage
+
+
+async def outage(folder: Path, apns: ApnsSimulator, fcm: FcmSimulator, authority: Authority) -> None:
+    """One provider is down for twenty seconds."""
     phones = [f"apple{n}" for n in range(10)]
     others = [f"android{n}" for n in range(10)]
     asked: list[float] = []
@@ -227,7 +248,7 @@ async def test_a_provider_that_is_down_for_twenty_seconds_is_nothing_to_the_othe
         return Cut()
 
     providers = through_apns(apns, authority) | through_fcm(fcm, authority)
-    async with started(tmp_path, command=("-c", SHORT, "serve"), **providers) as gateway:
+    async with started(folder, command=("-c", SHORT, "serve"), **providers) as gateway:
         alice = gateway.app("alice")
         await with_devices(gateway, phones, "apns")
         await with_devices(gateway, others, "fcm")

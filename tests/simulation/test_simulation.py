@@ -11,7 +11,7 @@ from tests.simulation import mutants, world
 from tests.simulation.plan import Happening, plan_of
 from tests.simulation.shrink import shrink
 
-SEEDS = int(os.environ.get("GATEWAY_TEST_SEEDS", "300"))
+SEEDS = int(os.environ.get("GATEWAY_TEST_SEEDS", "240"))
 ROOT = Path(__file__).parents[2]
 
 
