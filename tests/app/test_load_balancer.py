@@ -16,7 +16,7 @@ from tests.redis_servers import free_port, redis_server
 from tests.running import SECRET, until
 from tests.test_tour import ROOT, assert_toured, toured
 
-# What docs/processes.md says of load balancers: longer than the pings, HTTP/1.1 to the gateways, the upgrade passed on.
+# As docs/configuration.md has it, with two gateways.
 CONFIGURATION = """
 daemon off;
 worker_processes 1;
