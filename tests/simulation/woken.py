@@ -338,6 +338,8 @@ class Woken:
         else:
             by_s = watched.pending[0].since_s + self._policy.ack_grace_ms / 1000 + due_s
         lost_s = watched.left_alone_s
+        if watched.pending and lost_s is not None and watched.pending[0].since_s > lost_s:
+            lost_s = None  # the news came after that: another device of the client's is connected, so there is a grace
         if lost_s is not None and not self._spread_s and self._bus_s + LEAVING_S < lost_s:
             by_s = min(by_s, lost_s + AT_ONCE_S)
         if watched.silent:
@@ -594,9 +596,10 @@ class Woken:
         """The device is pushed to again: when the provider said, or when its breaker is tried again, or after a pause
         that doubles."""
         watched, now_s = flight.watched, self._now_s
-        if watched.silent_s == flight.left_s and watched.row.next_at:
-            # It was not sent. (Of who has acknowledged meanwhile that is not written down: it would cost a write.)
-            watched.silent_s = flight.silent_s
+        if not watched.row.next_at:
+            return  # it has acknowledged meanwhile: that it failed is not written down, which would cost a write
+        if watched.silent_s == flight.left_s:
+            watched.silent_s = flight.silent_s  # it was not sent
         if watched.row.attempts > flight.claim.row.attempts:
             return  # another was taken meanwhile
         after_ms = outcome.after_ms if isinstance(outcome, Retry) else None
