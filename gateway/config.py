@@ -98,10 +98,16 @@ class Setting:
 
 
 def _setting(
-    parse: Callable[[str], object], default: str | None, doc: str, *, secret: bool = False, bare: bool = False
+    parse: Callable[[str], object],
+    default: str | None,
+    doc: str,
+    *,
+    secret: bool = False,
+    bare: bool = False,
+    in_repr: bool = True,
 ) -> Any:
     return field(
-        repr=not secret,
+        repr=in_repr and not secret,
         metadata={"parse": parse, "default": default, "doc": doc, "secret": secret, "bare": bare},
     )
 
@@ -122,17 +128,19 @@ class Settings:
         partial(parsers.store_url, DOCUMENT_SCHEMES),
         f"sqlite:///{_DATA_DIR}/state.db",
         "Where the clients' documents are kept.",
+        in_repr=False,  # a password may be in it
     )
     objects_url: str = _setting(
         partial(parsers.store_url, OBJECT_SCHEMES), f"file:{_DATA_DIR}/objects", "Where the videos' bytes are kept."
     )
     bus_url: str = _setting(
-        partial(parsers.store_url, BUS_SCHEMES), "memory:", "What carries packets between processes."
+        partial(parsers.store_url, BUS_SCHEMES), "memory:", "What carries packets between processes.", in_repr=False
     )
     cache_url: str | None = _setting(
         partial(parsers.store_url, REDIS_SCHEMES),
         None,
         "Where documents are cached for some seconds: Redis, or nowhere.",
+        in_repr=False,
     )
     jwt_secret: str | None = _setting(
         partial(parsers.secret_text, MIN_SECRET_BYTES),
@@ -262,6 +270,10 @@ class Settings:
         Raises ConfigError where the file of a made-up secret cannot be used.
         """
         return made_up_secret(self.secret_file) if self.secret_file else self.jwt_secret
+
+    def shown(self, name: str) -> str:
+        """The value of the setting called `name`, without prefix, as it may be shown: a URL without its password."""
+        return next(given.shown for given in self.given if given.variable == PREFIX + name)
 
     @property
     def bus_is_in_process(self) -> bool:

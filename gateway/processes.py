@@ -290,7 +290,7 @@ def _greet(settings: Settings, port: int, *, worker: bool) -> None:
 
 
 _NEXT = """
-  {address} is up: SQLite and files on this machine, pushes are shown here. Try in another terminal:
+  {address} is up. Try in another terminal:
 
     scripts/tour                        two phones exchange a video
     .venv/bin/gateway token alice       a token for the client alice
@@ -319,8 +319,8 @@ def setup(settings: Settings) -> list[str]:
     """Create what is missing, and check that it can be used; what is there now, a line each."""
 
     async def once() -> None:
-        async with open_gateway(settings):
-            pass
+        async with open_gateway(settings) as gateway:
+            await gateway.service.changes.documents.load(["setup"])  # a store elsewhere is connected only now
 
     uvloop.run(once())
-    return [f"documents: {settings.state_url}", f"objects: {settings.objects_url}"]
+    return [f"documents: {settings.shown('STATE_URL')}", f"objects: {settings.shown('OBJECTS_URL')}"]

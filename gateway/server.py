@@ -74,16 +74,14 @@ class Upgrades(Protocol):
 
 
 class NoUpgrades:
-    """Takes over no connection: no address is empty."""
+    """Takes over no connection: no address has a space in it."""
 
-    path = b""
+    path = b" "
     sockets = 0
 
-    def upgrade(
-        self, transport: asyncio.Transport, query: bytes, headers: Headers, *, early: bytes, room: bool
-    ) -> asyncio.Protocol:
-        """Never called."""
-        raise NotImplementedError
+    def upgrade(self, *_: object, **__: object) -> asyncio.Protocol:
+        """Never called: nobody can ask for that path."""
+        raise AssertionError("a socket was asked for where there are none")
 
 
 class HttpConnection(HttpToolsProtocol):

@@ -315,7 +315,7 @@ class RedisBus:
         elif channel == self._shown_channel:
             token_key, _, body = message.partition(b" ")
             for console in self._consoles:
-                console(token_key.decode(), body)
+                console(token_key.decode(errors="replace"), body)
 
     def _restored(self, channels: Sequence[bytes]) -> None:
         missed: dict[Listener, list[ClientId]] = {}

@@ -276,7 +276,7 @@ class Subscriber:
                 try:
                     await self._connect()
                     await self._watch()
-                except (OSError, TimeoutError) as error:
+                except (OSError, ValueError) as error:  # ValueError: a name that is no host's
                     log.warning(
                         "the connection to Redis is lost", extra={"address": str(self.address), "error": str(error)}
                     )

@@ -4,13 +4,15 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from gateway.live.closing import CloseCode
-from tests.redis_servers import RedisServer, redis_server
-from tests.running import App, Running, running_gateway, until, within
+from tests.app.program import run
+from tests.redis_servers import RedisServer, free_port, redis_server
+from tests.running import App, Running, running_gateway, settings, until, within
 
 
 @pytest.fixture(scope="module")
@@ -155,3 +157,17 @@ async def test_a_stale_cache_entry_says_nothing_wrong_to_whoever_asks_for_certai
     assert (await bob_there.packet())["incoming"][0]["video_id"] == second
     assert (await bob_there.poll(known)).status_code == 200, "that poll has healed it"
     assert 0 < redis.ask("PTTL", entry) <= 30_000
+
+
+async def test_setup_checks_the_stores_and_shows_no_password(redis: RedisServer, tmp_path: Path) -> None:
+    redis.ask("ACL", "SETUSER", "owner", "on", ">the-password", "~*", "+@all")
+    url = redis.url.replace("//", "//owner:the-password@")
+    wrong, nowhere = url.replace("the-password", "a-wrong-one"), f"redis://owner:the-password@127.0.0.1:{free_port()}"
+    outcomes = ((url, 0, "documents: redis://(hidden)@"), (wrong, 2, "WRONGPASS"), (nowhere, 2, "127.0.0.1"))
+    for state_url, code, said in outcomes:
+        ended, output = await run(tmp_path / "data", "setup", STATE_URL=state_url, BUS_URL=url, CACHE_URL=url)
+        assert (ended, said in output) == (code, True), output
+        assert "the-password" not in output
+        assert "a-wrong-one" not in output
+    loaded = settings(tmp_path, STATE_URL=url, BUS_URL=url, CACHE_URL=url)
+    assert "the-password" not in repr(loaded)
