@@ -21,7 +21,7 @@ from gateway import parsers
 from gateway.bus import BUS_SCHEMES
 from gateway.parsers import ConfigError, LogFormat, LogLevel, PushContent, Rate
 from gateway.secret_file import MIN_SECRET_BYTES, made_up_secret
-from storage import DOCUMENT_SCHEMES, OBJECT_SCHEMES
+from storage import DOCUMENT_SCHEMES, EVENT_SCHEMES, OBJECT_SCHEMES
 from storage.redis_url import REDIS_SCHEMES
 
 PREFIX = "GATEWAY_"
@@ -224,7 +224,16 @@ class Settings:
     worker_port: int | None = _setting(
         partial(parsers.whole, 0, 65_535), None, "The port of the operator's pages of `gateway worker`; not set: none."
     )
-    sweep_s: float = _setting(parsers.span, "300", "How often what was left half done is looked for.")
+    sweep_s: float = _setting(parsers.span, "300", "How often recent uploads that nobody confirmed are looked for.")
+    sweep_full_s: float = _setting(parsers.span, "86400", "How often everything that is kept is looked at.")
+    sweep_rate: int = _setting(
+        partial(parsers.whole, 0, 1_000_000),
+        "500",
+        "How many objects, and how many documents, that takes a second; 0: as fast as it can.",
+    )
+    upload_events_url: str | None = _setting(
+        partial(parsers.store_url, EVENT_SCHEMES), None, "Where the object store says what was uploaded: a queue."
+    )
     log_format: LogFormat = _setting(partial(parsers.one_of, LogFormat), "text", "A log line's form: text or json.")
     log_level: LogLevel = _setting(
         partial(parsers.one_of, LogLevel), "info", "The least that is logged: debug, info, warning or error."

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
+from storage.aws.url import AWS_SCHEMES, AwsUrl
 from storage.redis_url import REDIS_SCHEMES, RedisUrl
 
 _HOUR_S = 3600
@@ -234,10 +235,14 @@ def store_url(known: Sequence[str], text: str) -> str:
     if scheme_of(text) in REDIS_SCHEMES and scheme_of(text) in known:
         RedisUrl.parse(text)
         return text
+    if scheme_of(text) in AWS_SCHEMES and scheme_of(text) in known:
+        AwsUrl.parse(text)
+        return text
     shape = r"memory:|sqlite:///[^?#]+|file:(?:///|(?!//))[^?#]+"  # what `storage` opens
     if not re.fullmatch(shape, text) or scheme_of(text) not in known:
         kinds = {"memory": "memory:", "sqlite": "sqlite:///path", "file": "file:path"}
         kinds |= {"redis": "redis://host:port", "redis+cluster": "redis+cluster://host:port,host:port"}
+        kinds |= {"dynamodb": "dynamodb://table", "s3": "s3://bucket", "sqs": "sqs://queue"}
         named = [kinds[scheme] for scheme in known if scheme in kinds]
         raise ValueError(f"must be {' or '.join(named)}")
     return text

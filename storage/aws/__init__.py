@@ -1,0 +1,1 @@
+"""What the adapters of Amazon's services share: addresses, credentials, signatures, and a client over them."""
