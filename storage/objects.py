@@ -171,10 +171,15 @@ class ServedObjectStore(ObjectStore, Protocol):
         ...
 
 
-def check_key(key: str) -> None:
-    """Raise ValueError where `key` is not one, as `MAX_KEY_LENGTH` says."""
+def is_key(key: str) -> bool:
+    """Whether `key` is one, as `MAX_KEY_LENGTH` says."""
     segments = key.split("/")
-    if len(key) > MAX_KEY_LENGTH or not 2 <= len(segments) <= 8 or not all(map(_SEGMENT.fullmatch, segments)):
+    return len(key) <= MAX_KEY_LENGTH and 2 <= len(segments) <= 8 and all(map(_SEGMENT.fullmatch, segments))
+
+
+def check_key(key: str) -> None:
+    """Raise ValueError where `key` is none."""
+    if not is_key(key):
         raise ValueError(f"not a key of an object: {key!r}")
 
 

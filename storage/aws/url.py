@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 AWS_SCHEMES = ("dynamodb", "s3", "sqs")
@@ -16,7 +17,10 @@ _NAMES = {
 _WHAT = {"dynamodb": "table", "s3": "bucket", "sqs": "queue"}
 _REGION = re.compile(r"[a-z0-9-]{2,30}")
 _PREFIX = re.compile(r"([A-Za-z0-9._-]+/)*[A-Za-z0-9._-]+")
-_OPTIONS = {"dynamodb": (), "s3": ("public_endpoint",), "sqs": ()}
+_OPTIONS = {"dynamodb": ("shards",), "s3": ("public_endpoint",), "sqs": ()}
+
+DEFAULT_SHARDS = 8
+MOST_SHARDS = 256
 
 
 class AwsMisconfigured(Exception):
@@ -31,6 +35,7 @@ class AwsUrl:
     `region`: None where the machine's own configuration says it (`AWS_REGION`, the profile).
     `endpoint`: `http(s)://host[:port]` instead of Amazon's; None where it is Amazon's.
     `public_endpoint`: of a bucket: where phones reach it, if that is not where the gateway does.
+    `shards`: of a table: over how many parts of its index the due documents are spread.
     """
 
     scheme: str
@@ -39,6 +44,7 @@ class AwsUrl:
     region: str | None = None
     endpoint: str | None = None
     public_endpoint: str | None = None
+    shards: int = DEFAULT_SHARDS
 
     @classmethod
     def parse(cls, text: str) -> "AwsUrl":
@@ -59,12 +65,13 @@ class AwsUrl:
                 if scheme == "s3"
                 else f"must be {scheme}://{what}, without a path"
             )
-        return cls(scheme, parts.netloc, prefix, **_options(scheme, parts.query))
+        options: dict[str, Any] = _options(scheme, parts.query)
+        return cls(scheme, parts.netloc, prefix, **options)
 
 
-def _options(scheme: str, query: str) -> dict[str, str]:
+def _options(scheme: str, query: str) -> dict[str, str | int]:
     known = ("region", "endpoint", *_OPTIONS[scheme])
-    options: dict[str, str] = {}
+    options: dict[str, str | int] = {}
     try:
         given = parse_qsl(query, strict_parsing=True, keep_blank_values=True) if query else []
     except ValueError:
@@ -74,7 +81,11 @@ def _options(scheme: str, query: str) -> dict[str, str]:
             raise ValueError(f"must have no parameters but {', '.join(known)}, each once")
         if name == "region" and not _REGION.fullmatch(value):
             raise ValueError("must have a region such as eu-central-1")
+        if name == "shards" and not (value.isascii() and value.isdigit() and 1 <= int(value) <= MOST_SHARDS):
+            raise ValueError(f"must have shards from 1 to {MOST_SHARDS}")
         options[name] = _endpoint(name, value) if name.endswith("endpoint") else value
+    if "shards" in options:
+        return options | {"shards": int(str(options["shards"]))}
     return options
 
 
