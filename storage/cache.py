@@ -90,8 +90,8 @@ class CachedDocuments(DocumentStore):
     async def due(self, before: int, limit: int) -> list[Due]:
         return await self._store.due(before, limit)
 
-    async def scan(self, *, cursor: str | None = None, limit: int = 256) -> ScanPage:
-        return await self._store.scan(cursor=cursor, limit=limit)
+    async def scan(self, *, cursor: str | None = None, limit: int = 256, part: int = 0, parts: int = 1) -> ScanPage:
+        return await self._store.scan(cursor=cursor, limit=limit, part=part, parts=parts)
 
     async def close(self) -> None:
         try:

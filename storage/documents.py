@@ -44,7 +44,7 @@ class Due:
 
 @dataclass(frozen=True, slots=True)
 class ScanPage:
-    """A page of a scan; `cursor` continues it, and is None after the last page."""
+    """A page of a scan; `cursor` continues it, is not empty, and is None after the last page."""
 
     documents: list[Document]
     cursor: str | None
@@ -120,10 +120,12 @@ class DocumentStore(Protocol):
         """
         ...
 
-    async def scan(self, *, cursor: str | None = None, limit: int = 256) -> ScanPage:
+    async def scan(self, *, cursor: str | None = None, limit: int = 256, part: int = 0, parts: int = 1) -> ScanPage:
         """About `limit` documents from `cursor` on, in no particular order; start with None.
 
-        A document that is there during the whole scan is returned at least once.
+        `parts`: how many scans share the work, `part` (from 0) which of them this is; a cursor goes on with its own. A
+        document that is there during the whole scan of all parts is returned at least once. A store that gains nothing
+        by parts has everything in part 0. ValueError for a part that there is not, and for a cursor that is none.
         """
         ...
 
@@ -146,6 +148,12 @@ def check_documents(documents: Sequence[Document]) -> None:
             raise ValueError(f"{document.key}: a removed document cannot be due")
         if document.due is not None and not 0 <= document.due <= MAX_DUE:
             raise ValueError(f"{document.key}: not a due time: {document.due}")
+
+
+def check_part(part: int, parts: int) -> None:
+    """Raise ValueError where there is no such part of a scan."""
+    if not 0 <= part < parts:
+        raise ValueError(f"not a part of {parts}: {part}")
 
 
 def check_keys(keys: Sequence[str]) -> None:

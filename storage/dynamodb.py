@@ -117,9 +117,9 @@ class DynamoDocuments(DocumentStore):
             answer = await self._ask(
                 "Scan", {"Limit": limit, "ConsistentRead": True, "Segment": part, "TotalSegments": parts, **start}
             )
-        last = answer.get("LastEvaluatedKey")
-        found = map(_document, answer.get("Items", ()))
-        return ScanPage([document for document in found if document.version], last and last["k"]["S"])
+            found = [document for document in map(_document, answer["Items"]) if document.version]
+            last = answer.get("LastEvaluatedKey")
+            return ScanPage(found, last and last["k"]["S"])
 
     async def close(self) -> None:
         self._closed = True
@@ -135,7 +135,10 @@ class DynamoDocuments(DocumentStore):
         try:
             yield
         except (AwsUnavailable, AwsRefusal) as error:
+            self._client.tell(error)
             raise StoreUnavailable(str(error)) from error
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise StoreUnavailable("dynamodb: an answer that makes no sense") from error
         finally:
             self._end_call()
 
@@ -174,7 +177,7 @@ class DynamoDocuments(DocumentStore):
             )
             for consumed in answer.get("ConsumedCapacity", ()):
                 self._count("BatchGetItem", consumed)
-            items = answer.get("Responses", {}).get(self._table, ())
+            items = answer["Responses"].get(self._table, ())
             found += [(document.key, document) for document in map(_document, items)]
             wanted = answer.get("UnprocessedKeys")
             if not wanted:
@@ -195,7 +198,7 @@ class DynamoDocuments(DocumentStore):
                 "Limit": limit,
             },
         )
-        return [Due(item["k"]["S"], int(item["d"]["N"])) for item in answer.get("Items", ())]
+        return [Due(item["k"]["S"], int(item["d"]["N"])) for item in answer["Items"]]
 
     # --- Writing
 
@@ -248,8 +251,15 @@ class DynamoDocuments(DocumentStore):
             if error.code != _CONDITION_FAILED:
                 raise
             had: Item = parsed(error.answer).get("Item") or {}
+            # It is paid for, though the answer does not say so ("Read/write capacity mode", DynamoDB Developer Guide).
+            self._units["dynamodb", "write"] += _write_units(had)
             return had
         return None
+
+
+def _write_units(item: Item) -> int:
+    """About what writing over `item` costs: a unit for each KB begun."""
+    return 1 + len(item.get("b", {}).get("B", "")) * 3 // 4 // 1024
 
 
 def _document(item: Item) -> Document:

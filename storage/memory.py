@@ -15,6 +15,7 @@ from storage.documents import (
     StoreUnavailable,
     check_documents,
     check_keys,
+    check_part,
 )
 from storage.objects import (
     AlreadyStored,
@@ -65,8 +66,11 @@ class MemoryDocuments(DocumentStore):
         entries = [(document.due, key) for key, document in self._stored.items() if document.due is not None]
         return [Due(key, due) for due, key in sorted(entries) if due <= before][:limit]
 
-    async def scan(self, *, cursor: str | None = None, limit: int = 256) -> ScanPage:
+    async def scan(self, *, cursor: str | None = None, limit: int = 256, part: int = 0, parts: int = 1) -> ScanPage:
+        check_part(part, parts)
         self._check_open()
+        if part:
+            return ScanPage([], None)
         keys = sorted(self._stored)
         first = bisect_right(keys, cursor or "")
         page = keys[first : first + limit]

@@ -20,6 +20,7 @@ from storage.documents import (
     StoreUnavailable,
     check_documents,
     check_keys,
+    check_part,
 )
 from storage.redis_client import RedisClient, Script
 from storage.redis_connection import RedisRefusal, RedisUnavailable
@@ -168,11 +169,16 @@ class RedisDocuments(DocumentStore):
             found |= await self._due_in(full, before, limit) if full else {}
         return nsmallest(limit, chain.from_iterable(found.values()), key=lambda entry: (entry.due, entry.key))
 
-    async def scan(self, *, cursor: str | None = None, limit: int = 256) -> ScanPage:
+    async def scan(self, *, cursor: str | None = None, limit: int = 256, part: int = 0, parts: int = 1) -> ScanPage:
         """Bucket by bucket, each in the order of its keys: neither a slot that moves nor a restart leaves one out."""
+        check_part(part, parts)
         number, after = _position(cursor)
+        if not 0 <= number < len(self._buckets):
+            raise ValueError(f"not a cursor of this store: {cursor!r}")
         keys: list[str] = []
         with self._call():
+            if part:
+                return ScanPage([], None)
             while number < len(self._buckets) and len(keys) < limit:
                 some = await self._keys_in(self._buckets[number], after, limit - len(keys))
                 keys += some

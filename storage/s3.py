@@ -144,6 +144,7 @@ class S3Objects(ObjectStore):
         try:
             yield
         except (AwsUnavailable, AwsRefusal, ElementTree.ParseError) as error:
+            self._client.tell(error)
             raise ObjectsUnavailable(str(error)) from error
 
     async def _send(

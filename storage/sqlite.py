@@ -16,6 +16,7 @@ from storage.documents import (
     StoreUnavailable,
     check_documents,
     check_keys,
+    check_part,
 )
 from storage.sqlite_file import connect, prepare
 from storage.sqlite_writer import Answers, Call, Writer
@@ -111,7 +112,11 @@ class SqliteDocuments(DocumentStore):
         except sqlite3.Error as error:
             raise StoreUnavailable(f"due: {error}") from error
 
-    async def scan(self, *, cursor: str | None = None, limit: int = 256) -> ScanPage:
+    async def scan(self, *, cursor: str | None = None, limit: int = 256, part: int = 0, parts: int = 1) -> ScanPage:
+        check_part(part, parts)
+        self._check_open()
+        if part:
+            return ScanPage([], None)
         documents = [Document(*row) for row in self._read(_SCAN, (cursor or "", limit))]
         return ScanPage(documents, documents[-1].key if len(documents) == limit else None)
 

@@ -76,6 +76,7 @@ class SqsUploadEvents(UploadEvents):
         try:
             yield
         except (AwsUnavailable, AwsRefusal) as error:
+            self._client.tell(error)
             raise ObjectsUnavailable(str(error)) from error
 
     async def _queue_url(self) -> str:
@@ -89,13 +90,23 @@ class SqsUploadEvents(UploadEvents):
     def _keys(self, body: str) -> Iterator[str]:
         """The keys in a notification ("Event message structure" in the Amazon S3 User Guide)."""
         try:
-            records: list[Any] = orjson.loads(body).get("Records", ())
-            for record in records:
-                if not str(record["eventName"]).startswith("ObjectCreated:"):
-                    continue
-                key = unquote_plus(record["s3"]["object"]["key"])
-                ours = record["s3"]["bucket"]["name"] == self._bucket and key.startswith(self._prefix)
-                if ours and is_key(key := key.removeprefix(self._prefix)):
-                    yield key
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            log.warning("a message in the queue is none about an upload", extra={"error": type(error).__name__})
+            records = orjson.loads(body).get("Records", ())
+        except (AttributeError, ValueError):
+            records = None
+        if not isinstance(records, list | tuple):
+            log.warning("a message in the queue is none about uploads")
+            return
+        for record in records:
+            key = _key(record, self._bucket)
+            if key.startswith(self._prefix) and is_key(key := key.removeprefix(self._prefix)):
+                yield key
+
+
+def _key(record: Any, bucket: str) -> str:
+    """The key of an object that came into `bucket`; empty where the record is about anything else."""
+    try:
+        if record["eventName"].startswith("ObjectCreated:") and record["s3"]["bucket"]["name"] == bucket:
+            return unquote_plus(record["s3"]["object"]["key"])
+    except (AttributeError, KeyError, TypeError) as error:
+        log.warning("a record in the queue cannot be read", extra={"error": type(error).__name__})
+    return ""

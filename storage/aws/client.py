@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
+from zlib import crc32
 
 import orjson
 
@@ -38,8 +39,13 @@ REPEAT_COST = 5.0
 and a service that is overloaded is left to recover. The figures are those of Amazon's own clients ("Retry behavior" in
 the AWS SDKs and Tools Reference Guide)."""
 
-_THROTTLED = frozenset(
+TELL_S = 60.0
+"""How often the log is told of one and the same failure."""
+
+_DAMAGED = "an answer that was damaged"
+_REPEATED = frozenset(
     {
+        _DAMAGED,
         "LimitExceededException",
         "ProvisionedThroughputExceededException",
         "RequestLimitExceeded",
@@ -60,7 +66,9 @@ _BAD_KEYS = frozenset(
         "UnrecognizedClientException",
     }
 )
-_WRONG_TIME = frozenset({"InvalidSignatureException", "RequestExpired", "RequestTimeTooSkewed"})
+_WRONG_TIME = frozenset(
+    {"InvalidSignatureException", "RequestExpired", "RequestTimeTooSkewed", "SignatureDoesNotMatch"}
+)
 _SKEW_S = 60.0
 """A clock that is wrong by less is not what a signature is refused for."""
 
@@ -129,6 +137,7 @@ class AwsClient:
         self._clock = clock
         self._skew_s = 0.0
         self._budget = REPEATS
+        self._told = ("", 0.0)
 
     def now_s(self) -> float:
         """The time, as the service has it."""
@@ -140,6 +149,13 @@ class AwsClient:
             return await self._credentials.keys()
         except CredentialsUnavailable as error:
             raise AwsUnavailable(f"{self.service}: {error}") from error
+
+    def tell(self, error: Exception) -> None:
+        """Tell the log of a failure, unless it was told of the same within a minute."""
+        now = time.monotonic()
+        if str(error) != self._told[0] or now - self._told[1] > TELL_S:
+            self._told = (str(error), now)
+            log.error("a call of AWS fails", extra={"error": str(error)})
 
     async def close(self) -> None:
         """Give up what is under way."""
@@ -169,14 +185,14 @@ class AwsClient:
                     continue
                 why = str(error)
             else:
-                if answer.status < 300:
+                if answer.status < 300 and whole(answer):
                     self._budget = min(REPEATS, self._budget + 1)
                     return answer
-                code = error_code(answer)
+                code = error_code(answer) if whole(answer) else _DAMAGED
                 if mended < 2 and self._mend(code, keys, answer):
                     mended += 1
                     continue
-                if answer.status < 500 and answer.status != 429 and code not in _THROTTLED:
+                if answer.status < 500 and answer.status != 429 and code not in _REPEATED:
                     raise AwsRefusal(code, answer, f"{self.service} {request.call}")
                 why = code or str(answer.status)
             pause_s = jitter_s(tries)
@@ -230,7 +246,13 @@ class AwsJson:
         body = orjson.dumps(parameters)
         headers = {"content-type": "application/x-amz-json-1.0", "x-amz-target": f"{self._target}.{name}"}
         answer = await self._client.send(Request(name, "POST", "/", "", headers, body, sha256_of(body)))
-        return parsed(answer)
+        try:
+            found = orjson.loads(answer.body)
+        except orjson.JSONDecodeError:
+            found = None
+        if not isinstance(found, dict):
+            raise AwsUnavailable(f"{self._client.service} {name}: an answer that is no object of JSON")
+        return found
 
 
 def jitter_s(tries: int) -> float:
@@ -238,8 +260,14 @@ def jitter_s(tries: int) -> float:
     return random.uniform(0, min(PAUSE_S * 2**tries, MOST_PAUSE_S))
 
 
+def whole(answer: Answer) -> bool:
+    """Whether an answer came as it was sent, where it says what it was: DynamoDB's do, by CRC-32."""
+    said = answer.headers.get("x-amz-crc32")
+    return said is None or said == str(crc32(answer.body))
+
+
 def parsed(answer: Answer) -> dict[str, Any]:
-    """The JSON object of an answer; empty where it is none."""
+    """The JSON object of an error; empty where it is none."""
     try:
         body = orjson.loads(answer.body)
     except orjson.JSONDecodeError:

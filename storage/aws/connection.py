@@ -58,6 +58,7 @@ class HttpPool:
         self._idle: list[_Connection] = []
         self._busy: set[_Connection] = set()
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._closed = False
 
     async def ask(self, request: bytes, *, head: bool, timeout_s: float) -> Answer:
         """The answer to `request`, a whole HTTP/1.1 request; `head`: its method is HEAD.
@@ -81,7 +82,8 @@ class HttpPool:
             raise ConnectionFailed("no answer in time") from error
 
     def close(self) -> None:
-        """Let all connections go; requests under way fail."""
+        """Let all connections go; requests under way fail, and so does whoever asks later."""
+        self._closed = True
         for connection in (*self._idle, *self._busy):
             connection.abort()
         self._idle.clear()
@@ -115,6 +117,8 @@ class HttpPool:
             if connection.open and now - connection.used_at < IDLE_S and now - connection.made_at < AGE_S:
                 return connection
             connection.abort()
+        if self._closed:
+            raise ConnectionFailed("the connections are closed")
         return None
 
     def _put(self, connection: "_Connection") -> None:
@@ -133,6 +137,9 @@ class HttpPool:
             raise ConnectionFailed("cannot connect in time") from error
         except (OSError, ssl.SSLError) as error:
             raise ConnectionFailed(f"cannot connect: {error.strerror or type(error).__name__}") from error
+        if self._closed:  # meanwhile
+            connection.abort()
+            raise ConnectionFailed("the connections are closed")
         return connection
 
 
@@ -162,7 +169,7 @@ class _Connection(asyncio.Protocol):
         return self.open and self._answer is None and self._keep
 
     async def ask(self, request: bytes, head: bool) -> Answer:
-        if self._transport is None:
+        if self._transport is None or not self.open:
             raise ConnectionFailed("the connection was closed")
         answer: asyncio.Future[Answer] = self._loop.create_future()
         self._answer = answer
@@ -174,6 +181,7 @@ class _Connection(asyncio.Protocol):
         return await answer
 
     def abort(self) -> None:
+        self._fail("the connection was closed")
         if self._transport is not None:
             self._transport.abort()
 
@@ -189,7 +197,7 @@ class _Connection(asyncio.Protocol):
         self._heard = True
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._fail("an answer that is no HTTP")
             self.abort()
 
@@ -207,6 +215,10 @@ class _Connection(asyncio.Protocol):
 
     # --- What the parser says
 
+    def on_message_begin(self) -> None:
+        if self._answer is None:  # a second answer, right behind the first: the parser stops, and it is no HTTP
+            raise ConnectionFailed("an answer that nobody asked for")
+
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
@@ -215,7 +227,8 @@ class _Connection(asyncio.Protocol):
             self._end()
 
     def on_body(self, body: bytes) -> None:
-        if self._answer is None:
+        if self._answer is None:  # a body behind the answer to a HEAD: where it ends is anybody's guess
+            self._keep = False
             return
         self._size += len(body)
         if self._size > MAX_BODY_BYTES:
@@ -234,9 +247,11 @@ class _Connection(asyncio.Protocol):
         answer, self._answer = self._answer, None
         if answer is None:
             return
-        # The parser takes the answer to a HEAD for one whose body is still to come, so it is not asked about that.
-        closing = self._headers.get("connection", "").lower() == "close"
-        self._keep = not closing and (self._head or self._parser.should_keep_alive())
+        if self._head:  # the parser takes this for an answer whose body is still to come, so it is not asked
+            closing = "close" in self._headers.get("connection", "").lower()
+            self._keep = not closing and self._parser.get_http_version() != "1.0"
+        else:
+            self._keep = self._parser.should_keep_alive()
         self.used_at = self._loop.time()
         if not answer.done():
             answer.set_result(Answer(self._parser.get_status_code(), self._headers, b"".join(self._body)))

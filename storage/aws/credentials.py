@@ -39,8 +39,9 @@ class Credentials:
         self._source = source
         self._clock = clock
         self._keys: Keys | None = None
+        self._refused: Keys | None = None
         self._renewal: asyncio.Task[None] | None = None
-        self._rest_until = 0.0
+        self._looked_at = float("-inf")
         self._doubted = False
 
     async def keys(self) -> Keys:
@@ -58,6 +59,9 @@ class Credentials:
         """The service does not take these: there may be others by now, so look before they are used again."""
         if keys is self._keys:
             self._doubted = True
+            if keys != self._refused:
+                self._looked_at = float("-inf")
+            self._refused = keys
 
     async def close(self) -> None:
         """Wait for nothing more."""
@@ -71,8 +75,9 @@ class Credentials:
         return float("inf") if self._keys.expires_at is None else self._keys.expires_at - self._clock()
 
     def _renew(self) -> None:
-        if self._renewal is None and self._clock() >= self._rest_until:
-            self._rest_until = self._clock() + RETRY_S
+        now_s = self._clock()
+        if self._renewal is None and abs(now_s - self._looked_at) >= RETRY_S:  # the clock may be set back
+            self._looked_at = now_s
             self._renewal = asyncio.create_task(self._look())
 
     async def _look(self) -> None:
@@ -94,9 +99,7 @@ class Configuration:
     """The AWS configuration of this machine, as botocore reads it."""
 
     def __init__(self) -> None:
-        # botocore alone of Amazon's clients does not know AWS_REGION, which containers and functions are given.
-        regions = ["AWS_REGION", "AWS_DEFAULT_REGION"]
-        self._session: Any = botocore.session.Session(session_vars={"region": ("region", regions, None, None)})
+        self._session = _session()
 
     def region(self, given: str | None) -> str:
         """`given`, or else what is configured. Raises AwsMisconfigured."""
@@ -126,10 +129,16 @@ def find_keys() -> Keys | None:
 
     A session of its own: what was refused may have been replaced since, in a file for one.
     """
-    found: Any = botocore.session.Session().get_credentials()
+    found = _session().get_credentials()
     if found is None:
         return None
     frozen = found.get_frozen_credentials()
     # Nothing public tells when they end; without it a URL could promise more than it can keep.
     ends = getattr(found, "_expiry_time", None)
     return Keys(frozen.access_key, frozen.secret_key, frozen.token, None if ends is None else ends.timestamp())
+
+
+def _session() -> Any:
+    # botocore alone of Amazon's clients does not know AWS_REGION, which containers and functions are given.
+    regions = ["AWS_REGION", "AWS_DEFAULT_REGION"]
+    return botocore.session.Session(session_vars={"region": ("region", regions, None, None)})

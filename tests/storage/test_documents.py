@@ -20,12 +20,17 @@ from storage.documents import (
     Due,
     StoreUnavailable,
 )
+from tests.aws_servers import Ministack
 from tests.redis_servers import RedisCluster, RedisServer, fresh
 from tests.storage.caches import MemoryCache
 from tests.storage.conftest import SetClock
 
 
-@pytest.fixture(params=["memory", "cached memory", "sqlite", "redis", "redis+cluster"])
+IN_ORDER = ["memory", "cached memory", "sqlite", "redis", "redis+cluster"]
+"""Those that decide calls in the order in which they were made. DynamoDB's come over many connections at once."""
+
+
+@pytest.fixture(params=[*IN_ORDER, "dynamodb"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: SetClock) -> AsyncIterator[DocumentStore]:
     async with open_documents(url_of(request, tmp_path), clock=clock) as store:
         cached = request.param.startswith("cached")
@@ -39,6 +44,9 @@ def url_of(request: pytest.FixtureRequest, folder: Path) -> str:
             return "memory:"
         case "sqlite":
             return f"sqlite:///{folder}/documents.db"
+        case "dynamodb":
+            aws: Ministack = request.getfixturevalue("aws")
+            return f"dynamodb://{aws.fresh_table()}?endpoint={aws.endpoint}"
         case kind:
             servers: RedisServer | RedisCluster = request.getfixturevalue(kind.replace("+", "_"))
             return fresh(servers.url)
@@ -240,6 +248,7 @@ async def test_concurrent_commits_of_different_documents_all_succeed(store: Docu
     assert await store.load(keys) == [document for [document] in written]
 
 
+@pytest.mark.parametrize("store", IN_ORDER, indirect=True)
 async def test_a_commit_that_was_started_first_is_applied_first(store: DocumentStore) -> None:
     outcomes = await asyncio.gather(
         store.commit([Document("client:a", 0, b"made")]),
