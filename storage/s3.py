@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import hashlib
-import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,12 +35,10 @@ DEADLINE_S = 8.0
 MOST_DELETED = 1000
 """Objects that one DeleteObjects takes."""
 
-MAY_LIST_S = 300.0
-"""How long it is believed that the gateway may list, or may not."""
+NO_LIST_S = 300.0
+"""How long it is believed that the gateway may not list."""
 
 _NAMESPACE = "{*}"
-
-log = logging.getLogger(__name__)
 
 
 class S3Objects(ObjectStore):
@@ -74,7 +71,7 @@ class S3Objects(ObjectStore):
         self._prefix = f"{url.prefix}/" if url.prefix else ""
         self._public = url.public_endpoint or self._client.endpoint
         self._public_host = urlsplit(self._public).netloc
-        self._may_list: tuple[bool, float] = (True, 0.0)
+        self._no_list_until = 0.0
         self._closed = False
 
     async def sign_upload(
@@ -178,27 +175,25 @@ class S3Objects(ObjectStore):
         try:
             answer = await self._send("GetObject", "GET", key, range="bytes=0-0")
         except AwsRefusal as error:
-            if error.answer.status == 404 or (error.code == "AccessDenied" and not await self._list_allowed()):
+            if error.answer.status == 404 or (error.code == "AccessDenied" and not await self._listed(key)):
                 return None
             raise
         size = answer.headers["content-range"].rpartition("/")[2]
         return ObjectInfo(key, int(size), answer.headers.get("content-type", ""))
 
-    async def _list_allowed(self) -> bool:
-        allowed, until = self._may_list
+    async def _listed(self, key: str) -> bool:
+        """Whether the object is in the bucket, as far as one may know."""
         now = asyncio.get_running_loop().time()
-        if now < until:
-            return allowed
+        if now < self._no_list_until:
+            return False
         try:
-            await self._list({"list-type": "2", "max-keys": "1", "prefix": self._prefix})
+            page = await self._list({"list-type": "2", "max-keys": "1", "prefix": f"{self._prefix}{key}"})
         except AwsRefusal as error:
             if error.code != "AccessDenied":
                 raise
-            allowed = False
-        else:
-            allowed = True
-        self._may_list = (allowed, now + MAY_LIST_S)
-        return allowed
+            self._no_list_until = now + NO_LIST_S
+            return False
+        return page.findtext(f"{_NAMESPACE}Contents/{_NAMESPACE}Key") == f"{self._prefix}{key}"
 
     async def _list(self, parameters: dict[str, str]) -> ElementTree.Element:
         answer = await self._send("ListObjectsV2", "GET", query=canonical_query(parameters))

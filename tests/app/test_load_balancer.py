@@ -71,12 +71,13 @@ def nginx(folder: Path, port: int, ports: list[int]) -> Iterator[str]:
 
 
 @asynccontextmanager
-async def balanced(tmp_path: Path) -> AsyncIterator[tuple[str, list[int]]]:
-    """Where nginx is, and the ports of the two gateways behind it, which have a worker."""
+async def balanced(tmp_path: Path, **more: str) -> AsyncIterator[tuple[str, list[int]]]:
+    """Where nginx is, and the ports of the two gateways behind it, which have a worker. `more`: settings."""
     port, folder = free_port(), tmp_path / "data"
     async with AsyncExitStack() as stack:
         redis = stack.enter_context(redis_server(tmp_path / "redis"))
-        given = {"BUS_URL": redis.url, "PUBLIC_URL": f"http://127.0.0.1:{port}", "LOG_LEVEL": "info", "DRAIN_S": "2"}
+        given = {"BUS_URL": redis.url, "CACHE_URL": redis.url, "PUBLIC_URL": f"http://127.0.0.1:{port}"}
+        given |= {"LOG_LEVEL": "info", "DRAIN_S": "2", **more}
         serve, work = ("-m", "gateway", "serve", "--no-worker"), ("-m", "gateway", "worker")
         ports = [free_port(), free_port()]
         for each in ports:

@@ -315,6 +315,19 @@ async def test_what_may_not_be_read_is_not_taken_for_missing(aws: Ministack, pho
             await objects.head(KEY)
 
 
+async def test_what_is_not_there_is_none_to_who_may_list_only_what_he_names(
+    aws: Ministack, phone: httpx.AsyncClient
+) -> None:
+    """Where the right to list is bound to a prefix, a HEAD is answered as if there were none."""
+    async with behind(aws) as (objects, between):
+        await put(objects, phone)
+        hidden = without("list")
+        between.fault = lambda request: None if request.operation == "list" else hidden(request)
+        assert await objects.head("7/other") is None
+        assert await objects.head(KEY[:-1]) is None
+        assert await objects.head(KEY) is not None
+
+
 @pytest.mark.parametrize("code", ["SignatureDoesNotMatch", "InvalidAccessKeyId", "ExpiredToken"])
 async def test_wrong_credentials_are_not_taken_for_a_missing_object(aws: Ministack, code: str) -> None:
     async with behind(aws) as (objects, between):
