@@ -19,11 +19,14 @@ from storage.aws.url import AwsMisconfigured
 RENEW_S = 15 * 60
 """So long before they expire credentials are renewed, while they are still used."""
 
-LEAST_S = 30.0
-"""Credentials that are good for less than this are waited for."""
+LEAST_S = 5.0
+"""Where they are good for less than this, better ones are waited for while they are looked for."""
 
 RETRY_S = 30.0
 """How often credentials are looked for at most."""
+URGENT_S = 60.0
+URGENT_RETRY_S = 1.0
+"""That, where those there are end within so long."""
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +51,7 @@ class Credentials:
         """Keys that are good for a while. Raises CredentialsUnavailable."""
         left_s = 0.0 if self._doubted else self._left_s()
         if left_s < RENEW_S:
-            self._renew()
+            self._renew(URGENT_RETRY_S if self._left_s() < URGENT_S else RETRY_S)
         if left_s < LEAST_S and self._renewal is not None:
             await asyncio.wait([self._renewal])
         if self._keys is None or self._left_s() <= 0:
@@ -74,9 +77,9 @@ class Credentials:
             return 0.0
         return float("inf") if self._keys.expires_at is None else self._keys.expires_at - self._clock()
 
-    def _renew(self) -> None:
+    def _renew(self, rest_s: float) -> None:
         now_s = self._clock()
-        if self._renewal is None and abs(now_s - self._looked_at) >= RETRY_S:  # the clock may be set back
+        if self._renewal is None and abs(now_s - self._looked_at) >= rest_s:  # the clock may be set back
             self._looked_at = now_s
             self._renewal = asyncio.create_task(self._look())
 
