@@ -112,14 +112,20 @@ class DynamoDocuments(DocumentStore):
         return nsmallest(limit, chain.from_iterable(found.values()), key=lambda entry: (entry.due, entry.key))
 
     async def scan(self, *, cursor: str | None = None, limit: int = 256, part: int = 0, parts: int = 1) -> ScanPage:
-        start = {} if cursor is None else {"ExclusiveStartKey": {"k": {"S": cursor}}}
+        asked: dict[str, Any] = {"Limit": limit, "ConsistentRead": True, "Segment": part, "TotalSegments": parts}
+        if cursor is not None:
+            asked["ExclusiveStartKey"] = {"k": {"S": cursor}}
         with self._call():
-            answer = await self._ask(
-                "Scan", {"Limit": limit, "ConsistentRead": True, "Segment": part, "TotalSegments": parts, **start}
-            )
-            found = [document for document in map(_document, answer["Items"]) if document.version]
-            last = answer.get("LastEvaluatedKey")
-            return ScanPage(found, last and last["k"]["S"])
+            try:
+                answer = await self._ask("Scan", asked)
+            except AwsRefusal as error:
+                if cursor is None or error.code != "ValidationException":
+                    raise
+            else:
+                found = [document for document in map(_document, answer["Items"]) if document.version]
+                last = answer.get("LastEvaluatedKey")
+                return ScanPage(found, last and last["k"]["S"])
+        raise ValueError("not a cursor of this part of this table")
 
     async def close(self) -> None:
         self._closed = True

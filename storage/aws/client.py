@@ -138,6 +138,7 @@ class AwsClient:
         self._skew_s = 0.0
         self._budget = REPEATS
         self._told = ("", 0.0)
+        self._closed = False
 
     def now_s(self) -> float:
         """The time, as the service has it."""
@@ -159,6 +160,7 @@ class AwsClient:
 
     async def close(self) -> None:
         """Give up what is under way."""
+        self._closed = True
         self._pool.close()
         await self._credentials.close()
 
@@ -181,6 +183,8 @@ class AwsClient:
                     self._signed(request, keys), head=request.method == "HEAD", timeout_s=min(self._timeout_s, left_s)
                 )
             except ConnectionFailed as error:
+                if self._closed:
+                    raise AwsUnavailable(f"{self.service} {request.call}: the client is closed") from error
                 if error.unused:
                     continue
                 why = str(error)

@@ -36,7 +36,7 @@ class CredentialsUnavailable(Exception):
 
 
 class Credentials:
-    """The keys to sign with. `find` gives one; `clock`: seconds since the epoch."""
+    """The keys to sign with, as `source` gives them; it may block. `clock`: seconds since the epoch."""
 
     def __init__(self, source: Callable[[], Keys | None], *, clock: Callable[[], float] = time.time) -> None:
         self._source = source
@@ -90,7 +90,7 @@ class Credentials:
             log.warning("the AWS credentials could not be renewed", extra={"error": type(error).__name__})
         else:
             if keys is None:
-                log.error("there are no AWS credentials any more")
+                log.error("there are no AWS credentials")
             else:
                 self._keys = keys
                 self._doubted = False

@@ -119,7 +119,8 @@ def sha256_of(body: bytes) -> str:
 
 def canonical_query(parameters: Mapping[str, str]) -> str:
     """The query of `parameters` as it is signed and sent: in order, everything encoded but what is unreserved."""
-    return "&".join([f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in sorted(parameters.items())])
+    encoded = sorted([(quote(name, safe=""), quote(value, safe="")) for name, value in parameters.items()])
+    return "&".join([f"{name}={value}" for name, value in encoded])
 
 
 def _moment(now_s: float) -> str:

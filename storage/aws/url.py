@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 AWS_SCHEMES = ("dynamodb", "s3", "sqs")
 
@@ -16,7 +16,11 @@ _NAMES = {
 
 _WHAT = {"dynamodb": "table", "s3": "bucket", "sqs": "queue"}
 _REGION = re.compile(r"[a-z0-9-]{2,30}")
-_PREFIX = re.compile(r"([A-Za-z0-9._-]+/)*[A-Za-z0-9._-]+")
+_SEGMENT = r"(?!\.\.?(?:/|$))[A-Za-z0-9._-]+"
+_PREFIX = re.compile(f"({_SEGMENT}/)*{_SEGMENT}")
+_SHARDS = re.compile(r"[0-9]{1,3}")
+_HOST = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*|[0-9a-f.]*:[0-9a-f:.]*")
+_PORTS = {"http": 80, "https": 443}
 _OPTIONS = {"dynamodb": ("shards",), "s3": ("public_endpoint",), "sqs": ()}
 
 DEFAULT_SHARDS = 8
@@ -49,7 +53,7 @@ class AwsUrl:
     @classmethod
     def parse(cls, text: str) -> "AwsUrl":
         """The URL of `text`. ValueError where it is none, which says what it must be ("must be …")."""
-        parts = urlsplit(text)
+        parts = _split(text)
         scheme = parts.scheme
         if scheme not in AWS_SCHEMES:
             raise ValueError(f"must be {' or '.join(f'{known}://{_WHAT[known]}' for known in AWS_SCHEMES)}")
@@ -61,7 +65,7 @@ class AwsUrl:
             raise ValueError(f"must be {scheme}://{what}, with the name of a {what}")
         if prefix and (scheme != "s3" or not _PREFIX.fullmatch(prefix)):
             raise ValueError(
-                "must be s3://bucket/prefix, with a prefix of letters, digits and . _ - /"
+                "must be s3://bucket/prefix, with a prefix of letters, digits and . _ - / (no part is . or ..)"
                 if scheme == "s3"
                 else f"must be {scheme}://{what}, without a path"
             )
@@ -81,7 +85,7 @@ def _options(scheme: str, query: str) -> dict[str, str | int]:
             raise ValueError(f"must have no parameters but {', '.join(known)}, each once")
         if name == "region" and not _REGION.fullmatch(value):
             raise ValueError("must have a region such as eu-central-1")
-        if name == "shards" and not (value.isascii() and value.isdigit() and 1 <= int(value) <= MOST_SHARDS):
+        if name == "shards" and not (_SHARDS.fullmatch(value) and 1 <= int(value) <= MOST_SHARDS):
             raise ValueError(f"must have shards from 1 to {MOST_SHARDS}")
         options[name] = _endpoint(name, value) if name.endswith("endpoint") else value
     if "shards" in options:
@@ -90,11 +94,23 @@ def _options(scheme: str, query: str) -> dict[str, str | int]:
 
 
 def _endpoint(name: str, value: str) -> str:
-    parts = urlsplit(value)
+    parts = _split(value)
+    host = parts.hostname or ""
     try:
-        right = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        port = parts.port
     except ValueError:
-        right = False
+        port = 0
+    right = parts.scheme in _PORTS and _HOST.fullmatch(host) and port != 0
     if not right or parts.username is not None or parts.path.strip("/") or parts.query or parts.fragment:
-        raise ValueError(f"must have an {name} such as https://host:9000")
-    return f"{parts.scheme}://{parts.netloc}"
+        raise ValueError(f"must have {'a' if name.startswith('p') else 'an'} {name} such as https://host:9000")
+    # As clients write it in the header that is signed: in lower case, and without the port that goes without saying.
+    shown = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{shown}" if port in {None, _PORTS[parts.scheme]} else f"{parts.scheme}://{shown}:{port}"
+
+
+def _split(text: str) -> SplitResult:
+    """The parts of `text`; none where it is no URL, since what the library says then may repeat a password."""
+    try:
+        return urlsplit(text)
+    except ValueError:
+        return urlsplit("")

@@ -403,6 +403,14 @@ async def test_parts_of_a_scan_are_scanned_apart(table: Table) -> None:
     assert sum(map(len, parts)) == len(set.union(*parts)) == 40
 
 
+async def test_a_cursor_that_the_table_does_not_take_is_a_value_error(table: Table) -> None:
+    table.between.fault = always("Scan", refused(400, "ValidationException", "The provided starting key is invalid"))
+    with pytest.raises(ValueError, match="not a cursor"):
+        await table.store.scan(cursor="client:a")
+    with pytest.raises(StoreUnavailable):
+        await table.store.scan()
+
+
 async def test_closing_waits_for_what_is_under_way(aws: Ministack) -> None:
     async with opened(aws) as table:
         held = Held()

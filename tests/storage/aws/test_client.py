@@ -156,6 +156,20 @@ async def test_failures_are_told_once_a_minute(aws: Ministack, caplog: pytest.Lo
     await client.close()
 
 
+async def test_a_client_that_is_closed_gives_up_at_once(aws: Ministack) -> None:
+    async with proxy(aws.port) as between:
+        url = AwsUrl.parse(f"dynamodb://table?endpoint={between.url}")
+        client = AwsClient(url, usage=Usage(), timeout_s=30, deadline_s=60)
+        service, held = AwsJson(client, target="DynamoDB_20120810"), Held()
+        between.fault = always("ListTables", held)
+        asking = asyncio.create_task(service.call("ListTables", {}))
+        await within(held.arrived())
+        await client.close()
+        for call in (asking, service.call("ListTables", {})):
+            with pytest.raises(AwsUnavailable, match="the client is closed"):
+                await within(call)
+
+
 # --- Pure parts
 
 
