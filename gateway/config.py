@@ -314,6 +314,7 @@ def _contradictions(values: Mapping[str, Any], named: Collection[str]) -> Iterat
         _made_up_secret,
         _in_process_bus,
         _in_process_stores,
+        _events_of_s3,
         _upload_and_video,
         _viewed_and_ended,
         _ping_and_pong,
@@ -353,6 +354,14 @@ def _in_process_stores(values: Mapping[str, Any], _named: Collection[str]) -> It
                 f"GATEWAY_WORKERS is {values['workers']}, but with GATEWAY_{name} memory: each process keeps its own: "
                 "set another, or GATEWAY_WORKERS to 1."
             )
+
+
+def _events_of_s3(values: Mapping[str, Any], _named: Collection[str]) -> Iterator[str]:
+    if values["upload_events_url"] is not None and parsers.scheme_of(values["objects_url"]) != "s3":
+        yield (
+            "GATEWAY_UPLOAD_EVENTS_URL means nothing without GATEWAY_OBJECTS_URL s3://bucket: set that too, or leave "
+            "it out."
+        )
 
 
 def _upload_and_video(values: Mapping[str, Any], _named: Collection[str]) -> Iterator[str]:

@@ -27,8 +27,9 @@ _BEARER = re.compile(r"""(bearer(?: |%20|\.))[^\s"',\\]+""", re.IGNORECASE | re.
 _SIGNS = ("eyj", "bearer", "sig", "token", "credential")
 """One of these is in whatever the three above match."""
 
-_CHATTER = ("firebase_admin", "google", "hpack", "httpcore", "httpx", "urllib3")
-"""What push providers are talked to with: it would log each push, and at its lowest level what is in them."""
+_CHATTER = ("botocore", "firebase_admin", "google", "hpack", "httpcore", "httpx", "urllib3")
+"""What others are talked to with: it would log each push and all credentials found, and at its lowest level what is in
+them."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 

@@ -98,6 +98,9 @@ def test_a_value_is_read(name: str, text: str, value: object) -> None:
         ("PUBLIC_URL", ["http://x:99999", "http://[::1", "http://x y"]),
         ("DATA_DIR", ["", "a\nb", "\udcff", "a\0"]),
         ("STATE_URL", ["nope", "postgres://x", "", "sqlite", "sqlite:x", "sqlite:///", "sqlite:///x?y=1", "memory:x"]),
+        ("STATE_URL", ["dynamodb://", "dynamodb://t", "s3://bucket", "dynamodb://table?shards=0"]),
+        ("OBJECTS_URL", ["s3://", "dynamodb://table", "s3://bucket?endpoint=host"]),
+        ("UPLOAD_EVENTS_URL", ["", "sqs://", "s3://bucket", "memory:"]),
         ("OBJECTS_URL", ["gopher://x", "file:", "file://", "file://host/x", "sqlite:///x"]),
         (
             "BUS_URL",
@@ -208,6 +211,7 @@ def test_an_unknown_scheme_is_refused_with_the_known_ones() -> None:
         ({"APNS_TOPIC": "org.example.app"}, ["GATEWAY_APNS_TOPIC", "GATEWAY_APNS_CERT_FILE"]),
         ({"APNS_ENDPOINT": "https://x"}, ["GATEWAY_APNS_ENDPOINT", "GATEWAY_APNS_KEY_FILE"]),
         ({"APNS_CA_FILE": __file__}, ["GATEWAY_APNS_CA_FILE", "GATEWAY_APNS_KEY_FILE"]),
+        ({"UPLOAD_EVENTS_URL": "sqs://queue"}, ["GATEWAY_UPLOAD_EVENTS_URL", "GATEWAY_OBJECTS_URL"]),
         ({"FCM_ENDPOINT": "https://x"}, ["GATEWAY_FCM_ENDPOINT", "GATEWAY_FCM_CREDENTIALS_FILE"]),
         ({"FCM_CA_FILE": __file__}, ["GATEWAY_FCM_CA_FILE", "GATEWAY_FCM_CREDENTIALS_FILE"]),
     ],
