@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import uvloop
+from bench_calls import ROOT, Calls, Server, World, drive
 
-from scripts.benchmarks.bench_calls import ROOT, Calls, Server, World, drive
 from storage import open_documents, open_objects
 from storage.documents import Document
 

@@ -27,7 +27,7 @@ async def gateway(aws: Ministack, folder: Path, **given: str) -> AsyncIterator[R
     settings = {name: text for name, text in (urls(aws) | given).items() if text}
     code, said = await run(folder, "setup", **settings)
     assert code == 0, said
-    async with running_gateway(folder, **settings) as running:
+    async with running_gateway(folder, worker=True, **settings) as running:
         yield running
 
 
