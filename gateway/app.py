@@ -45,14 +45,17 @@ from gateway.siblings import Siblings
 from gateway.sweep import Sweep
 from gateway.transit.decisions import VideoRef
 from gateway.transit.policy import Policy
+from gateway.uploads import Uploads
 from gateway.wakeups import PushOptions, Wakeups
 from push.console import ConsoleSender
 from push.sender import Platform, Sender
-from storage import open_cache, open_documents, open_objects
+from storage import open_cache, open_documents, open_objects, open_upload_events
 from storage.cache import CachedDocuments
 from storage.documents import DocumentStore
+from storage.events import UploadEvents
 from storage.objects import ObjectStore, ServedObjectStore
 from storage.redis_url import REDIS_SCHEMES
+from storage.usage import Usage
 
 RESTART_PAUSE_S = 1.0
 """How long a loop in the background rests after a fault of ours, before it goes on."""
@@ -70,12 +73,21 @@ FINISH_PART = 0.05
 LEAST_STOP_S = 2.0
 """So long a process that is told to stop may take whatever `DRAIN_S` says."""
 
+TURN_ROUNDS = 1.5
+"""For so many rounds a worker has the turn to sweep: longer than one, so that it keeps it."""
+
+LONE_TURN_S = 60.0
+"""The most of that where one process is all there is: its own turn before a crash must not be in its way for long."""
+
 OTHER_FILES = 256
 """File descriptors for all that is no connection of an app."""
 
 _ADAPTERS: Mapping[str, tuple[str, ...]] = {
     "sqlite": ("storage.sqlite",),
     "file": ("storage.disk",),
+    "dynamodb": ("storage.dynamodb",),
+    "s3": ("storage.s3",),
+    "sqs": ("storage.sqs",),
     **dict.fromkeys(REDIS_SCHEMES, ("gateway.bus.redis", "storage.redis", "storage.redis_cache")),
 }
 """What is imported late, by the scheme that asks for it: see `import_adapters`."""
@@ -93,7 +105,12 @@ class Gateway:
     metrics: Metrics
     authorizer: Authorizer
     service: Service
+    uploads: Uploads
+    events: UploadEvents | None
+    """Of uploads, where the object store has them."""
     sweep: Sweep
+    usage: Usage
+    """What the stores were asked to do."""
     wakeups: Wakeups
     removals: Removals
     hub: Hub
@@ -121,12 +138,14 @@ async def open_gateway(
     other processes of this program, where there are any.
     """
     async with contextlib.AsyncExitStack() as stack:
-        metrics = Metrics()
-        documents = await stack.enter_async_context(open_documents(settings.state_url))
+        usage = Usage()
+        metrics = Metrics(usage)
+        documents = await stack.enter_async_context(open_documents(settings.state_url, usage=usage))
         if settings.cache_url is not None:
-            documents = _cached(documents, settings.cache_url, metrics)
+            documents = _cached(documents, settings.cache_url, metrics, usage)
             stack.push_async_callback(documents.close)
-        objects = await stack.enter_async_context(open_objects(settings.objects_url))
+        objects = await stack.enter_async_context(open_objects(settings.objects_url, usage=usage))
+        events = await _events(settings, usage, stack) if worker else None
         bus = open_bus(settings.bus_url, metrics)
         stack.push_async_callback(bus.close)
         console = ConsoleSender(spread=bus.show)
@@ -145,7 +164,9 @@ async def open_gateway(
             console=console,
             worker=worker,
             siblings=siblings,
+            events=events,
             metrics=metrics,
+            usage=usage,
             monotonic=asyncio.get_running_loop().time,
         )
         stack.push_async_callback(gateway.close)
@@ -162,7 +183,9 @@ def wired(
     console: ConsoleSender,
     worker: bool = True,
     siblings: Siblings | None = None,
+    events: UploadEvents | None = None,
     metrics: Metrics | None = None,
+    usage: Usage | None = None,
     policy: Policy | None = None,
     clock: Callable[[], float] = time.time,
     monotonic: Callable[[], float] = time.monotonic,
@@ -172,7 +195,7 @@ def wired(
     `worker`: kicks are for it too. `siblings`: whose metrics are told besides its own. `policy`: instead of what the
     settings say. `clock`: seconds since the epoch; `monotonic`: seconds of a clock that never goes back.
     """
-    metrics = metrics or Metrics()
+    metrics = metrics or Metrics(usage)
     authorizer = Authorizer(_keys(settings), audience=settings.jwt_audience, issuer=settings.jwt_issuer, clock=clock)
     removals = Removals(objects, metrics)
     changes = Changes(
@@ -185,6 +208,16 @@ def wired(
     )
     service = Service(changes, objects, _limits(settings))
     registry = Registry(changes)
+    uploads = Uploads(changes=changes, service=service, objects=objects, metrics=metrics)
+    sweep = Sweep(
+        changes=changes,
+        uploads=uploads,
+        registry=registry,
+        objects=objects,
+        metrics=metrics,
+        rate=settings.sweep_rate,
+        monotonic=monotonic,
+    )
     wakeups = Wakeups(
         changes=changes,
         service=service,
@@ -221,7 +254,10 @@ def wired(
         metrics=metrics,
         authorizer=authorizer,
         service=service,
-        sweep=Sweep(changes=changes, service=service, registry=registry, objects=objects, metrics=metrics),
+        uploads=uploads,
+        events=events,
+        sweep=sweep,
+        usage=usage or Usage(),
         wakeups=wakeups,
         removals=removals,
         hub=hub,
@@ -235,7 +271,7 @@ def wired(
 
 @asynccontextmanager
 async def running(gateway: Gateway, settings: Settings, *, worker: bool) -> AsyncIterator[None]:
-    """Run what works in the background; with `worker` the wakeups and the sweep too."""
+    """Run what works in the background; with `worker` the wakeups, the sweep and upload events too."""
     loops: list[tuple[str, Callable[[], Awaitable[None]]]] = [
         ("removals", gateway.removals.run),
         ("wheel", gateway.wheel.run),
@@ -243,7 +279,10 @@ async def running(gateway: Gateway, settings: Settings, *, worker: bool) -> Asyn
     ]
     if worker:
         loops.append(("wakeups", gateway.wakeups.run))
-        loops.append(("sweep", lambda: gateway.sweep.run(settings.sweep_s)))
+        loops.append(("sweep", lambda: gateway.sweep.run(settings.sweep_s, turn_s=_turn_s(settings))))
+        loops.append(("full sweep", lambda: gateway.sweep.run_full(settings.sweep_full_s, look_s=settings.sweep_s)))
+    if worker and (events := gateway.events) is not None:
+        loops.append(("upload events", lambda: gateway.uploads.take(events)))
     tasks = {name: asyncio.create_task(_forever(name, loop), name=name) for name, loop in loops}
     try:
         yield
@@ -324,18 +363,32 @@ def _room_for(connections: int) -> int:
 
 def import_adapters(settings: Settings) -> None:
     """What is imported before there are many processes is in the memory once."""
-    for url in (settings.state_url, settings.objects_url, settings.bus_url, settings.cache_url):
+    urls = (settings.state_url, settings.objects_url, settings.upload_events_url, settings.bus_url, settings.cache_url)
+    for url in urls:
         for module in _ADAPTERS.get(scheme_of(url or ""), ()):
             with contextlib.suppress(ImportError):  # told by whoever needs it
                 importlib.import_module(module)
 
 
-def _cached(documents: DocumentStore, url: str, metrics: Metrics) -> DocumentStore:
+def _cached(documents: DocumentStore, url: str, metrics: Metrics, usage: Usage) -> DocumentStore:
     """The documents behind the cache at `url`. Only clients' are looked at often enough to be worth an entry."""
-    cached = CachedDocuments(documents, open_cache(url), prefix=CLIENT_PREFIX)
+    cached = CachedDocuments(documents, open_cache(url, usage=usage), prefix=CLIENT_PREFIX)
     metrics.cache_hits.read = lambda: cached.hits
     metrics.cache_misses.read = lambda: cached.misses
     return cached
+
+
+async def _events(settings: Settings, usage: Usage, stack: contextlib.AsyncExitStack) -> UploadEvents | None:
+    url = settings.upload_events_url
+    if url is None:
+        return None
+    return await stack.enter_async_context(open_upload_events(url, objects_url=settings.objects_url, usage=usage))
+
+
+def _turn_s(settings: Settings) -> float:
+    """How long a worker's turn to sweep lasts, unless it prolongs it."""
+    turn_s = settings.sweep_s * TURN_ROUNDS
+    return min(turn_s, LONE_TURN_S) if settings.bus_is_in_process else turn_s
 
 
 def _policy(settings: Settings) -> Policy:

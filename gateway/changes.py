@@ -24,7 +24,17 @@ from gateway.removals import Removals
 from gateway.transit import devices, pairs
 from gateway.transit.decisions import Decision, Result
 from gateway.transit.policy import Policy
-from gateway.transit.state import ClientId, ClientState, UnreadableDocument, decode, encode
+from gateway.transit.state import (
+    ClientId,
+    ClientState,
+    Pair,
+    Status,
+    UnreadableDocument,
+    Video,
+    VideoId,
+    decode,
+    encode,
+)
 from storage.documents import MAX_LOAD, Conflict, Document, DocumentStore, StoreUnavailable
 from storage.objects import ObjectsUnavailable
 
@@ -107,6 +117,7 @@ class Changes:
         self._removals = removals
         self._clock = clock
         self._metrics = metrics
+        self._videos = {status: metrics.videos.labels(status) for status in Status}
 
     def now(self) -> int:
         """The time in ms since the epoch."""
@@ -223,6 +234,7 @@ class Changes:
                 unsettled = [peer for peer in settled if entries[peer].document.key not in written]
                 states |= await self._settle(owner_id, unsettled)
                 changed = [owner_id, *settled]
+            self._count(entries[owner_id].state, decision.state)
             moved = [key for key in changed if states[key].version != entries[key].state.version]
             again = [key for key in states if key not in moved] if repeated else []
             return decision, [states[key] for key in moved], [states[key] for key in again]
@@ -250,6 +262,17 @@ class Changes:
                 tries = await self._pause(tries)
                 continue
             return settled | states
+
+    def _count(self, before: ClientState, after: ClientState) -> None:
+        """Count the statuses that a change brought, once it stands.
+
+        Only the owner's write decides one, and one alone of all tries and repeats makes that write: each counts once.
+        """
+        for video in _entered(before, after):
+            self._videos[Status.UPLOADED].inc()
+            self._metrics.video_bytes.inc(video.size)
+        for status in _reached(before, after):
+            self._videos[status].inc()
 
     async def _pause(self, tries: int) -> int:
         """Wait a random time before the next try, the longer the more there were: conflicts come in crowds. The call's
@@ -312,6 +335,31 @@ class Changes:
 
 def _document(loaded: Document, state: ClientState) -> Document:
     return Document(loaded.key, loaded.version, encode(state), state.due)
+
+
+def _entered(before: ClientState, after: ClientState) -> Iterator[Video]:
+    """The videos that a sender's change has put on its lists."""
+    for had, pair in _touched(before.outgoing, after.outgoing):
+        yield from (video for video_id, video in pair.videos.items() if video_id not in had)
+
+
+def _reached(before: ClientState, after: ClientState) -> Iterator[Status]:
+    """The statuses to which a recipient's change has moved videos that it had."""
+    for had, pair in _touched(before.incoming, after.incoming):
+        for video_id, video in pair.videos.items():
+            if (known := had.get(video_id)) is not None and known.status != video.status:
+                yield video.status
+
+
+def _touched(
+    before: Mapping[ClientId, Pair], after: Mapping[ClientId, Pair]
+) -> Iterator[tuple[Mapping[VideoId, Video], Pair]]:
+    """The pairs that are not the same objects, with the videos that they had: rules make only those anew."""
+    if after is not before:
+        for peer, pair in after.items():
+            had = before.get(peer)
+            if had is not pair:
+                yield had.videos if had else {}, pair
 
 
 def _will_do(decision: Decision, least: int | None) -> bool:

@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sweep = commands.add_parser("sweep", help="finish once what was left half done, and say what that was")
     sweep.add_argument("--full", action="store_true", help="look at everything, not only at what is recent")
+    sweep.add_argument("--restart", action="store_true", help="with --full: from the beginning, though one was cut off")
     sweep.set_defaults(command=_sweep)
 
     token = commands.add_parser("token", help="print a token for a client, signed with the HS256 secret")
@@ -74,8 +75,36 @@ def _parser() -> argparse.ArgumentParser:
     token.add_argument("--ttl", type=_ttl, default=86_400, metavar="SECONDS", help="how long it is good (a day)")
     token.set_defaults(command=_token)
 
-    setup = commands.add_parser("setup", help="make what is missing: folders, database, secret; repeatable")
+    setup = commands.add_parser(
+        "setup", help="make what is missing: folders, database, secret, table, bucket, queue; repeatable"
+    )
+    instead = setup.add_mutually_exclusive_group()
+    instead.add_argument("--dry-run", action="store_true", help="say what it would do, and do nothing")
+    instead.add_argument("--policy", action="store_true", help="print the IAM policy of the gateway, and do nothing")
     setup.set_defaults(command=_setup)
+
+    cost = commands.add_parser("cost", help="say what the stores of a gateway cost, in dollars, from its metrics")
+    cost.add_argument(
+        "sources",
+        nargs="*",
+        metavar="METRICS",
+        help="addresses of /metrics, files, or - for standard input; those of all processes together"
+        " (the gateway of the settings)",
+    )
+    cost.add_argument("--token", help="the operator's token, for addresses (GATEWAY_OPERATOR_TOKEN)")
+    cost.add_argument("--over", type=_positive, metavar="SECONDS", help="measure for so long, not since the start")
+    cost.add_argument("--prices", metavar="FILE", help="other prices than those that gateway/prices.toml has")
+    cost.add_argument(
+        "--flat",
+        action="append",
+        default=[],
+        type=_named_price,
+        metavar="NAME=DOLLARS",
+        help="what else costs so much an hour; repeatable",
+    )
+    cost.add_argument("--days", type=_positive, default=1.0, help="how long a video's bytes lie in S3 (1)")
+    cost.add_argument("--json", action="store_true", help="for machines")
+    cost.set_defaults(command=_cost)
 
     config = commands.add_parser("config", help="show every setting, its value and where it came from")
     config.set_defaults(command=_config)
@@ -86,6 +115,20 @@ def _ttl(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 10 * 366 * 86_400:
         raise argparse.ArgumentTypeError("must be a whole number of seconds, from 1 to ten years")
     return int(text)
+
+
+def _positive(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < (number := float(text)) < 1e9:
+            return number
+    raise argparse.ArgumentTypeError("must be a number above 0")
+
+
+def _named_price(text: str) -> tuple[str, float]:
+    name, _, price = text.partition("=")
+    if not name or not price:
+        raise argparse.ArgumentTypeError("must be NAME=DOLLARS, dollars an hour")
+    return name, _positive(price)
 
 
 def _serve(arguments: argparse.Namespace) -> int:
@@ -112,12 +155,14 @@ def _worker(_arguments: argparse.Namespace) -> int:
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
+    if arguments.restart and not arguments.full:
+        raise ConfigError(["--restart means nothing without --full: give that too, or leave it out."])
     settings = _settings()
 
     from gateway import log, processes
 
     log.configure(settings.log_format, settings.log_level)
-    print(processes.sweep(settings, full=arguments.full))
+    print(processes.sweep(settings, full=arguments.full, restart=arguments.restart))
     return 0
 
 
@@ -145,15 +190,58 @@ def _token(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _setup(_arguments: argparse.Namespace) -> int:
+def _setup(arguments: argparse.Namespace) -> int:
     settings = _settings()
-    done = _prepare(settings)
 
     from gateway import processes
 
-    for line in [*done, *processes.setup(settings)]:
+    if arguments.policy:
+        print(processes.rights(settings))
+        return 0
+    for line in _unprepared(settings) if arguments.dry_run else _prepare(settings):
         print(line)
+    for line in processes.plan(settings) if arguments.dry_run else processes.setup(settings):
+        print(line, flush=True)  # the next may take minutes
     return 0
+
+
+def _unprepared(settings: Settings) -> list[str]:
+    """What `_prepare` would do."""
+    missing = [] if settings.data_dir.exists() else [f"would make the folder {settings.data_dir}"]
+    if settings.secret_file is not None and not settings.secret_file.exists():
+        missing.append(f"would make up the secret of the clients' tokens in {settings.secret_file}")
+    return missing
+
+
+def _cost(arguments: argparse.Namespace) -> int:
+    from decimal import Decimal
+    from pathlib import Path
+
+    from gateway import cost, readings
+
+    sources, token = arguments.sources, arguments.token
+    if not sources or (token is None and any(map(readings.is_address, sources))):
+        settings = _settings()
+        sources, token = sources or [_own_metrics(settings)], token or settings.operator_token
+    if arguments.over is not None and not all(map(readings.is_address, sources)):
+        raise ConfigError(["--over measures gateways that run: give their addresses, not files."])
+    try:
+        prices = cost.Prices.built_in()
+        if arguments.prices is not None:
+            prices = cost.Prices.parse(Path(arguments.prices).read_text("utf-8"), source=arguments.prices)
+        used = readings.measured(sources, token=token, over_s=arguments.over)
+    except readings.Uncountable as error:
+        raise ConfigError([f"{error}."]) from error
+    flat = {name: Decimal(str(dollars)) for name, dollars in arguments.flat}
+    found = cost.bill(used, prices, days=Decimal(str(arguments.days)), flat=flat)
+    print(cost.as_json(found) if arguments.json else cost.told(found))
+    return 0
+
+
+def _own_metrics(settings: Settings) -> str:
+    """Where the gateway of these settings, on this machine, tells its metrics."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 - it listens there
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}/metrics"
 
 
 def _config(_arguments: argparse.Namespace) -> int:

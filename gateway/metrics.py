@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from prometheus_client import (
@@ -16,6 +16,8 @@ from prometheus_client import (
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
+
+from storage.usage import Usage
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -55,6 +57,35 @@ class Reading(Collector):
     describe = collect
 
 
+class Readings(Collector):
+    """A counter with two labels that somebody else keeps in `counts`, by the values of `labels`."""
+
+    def __init__(
+        self,
+        name: str,
+        documentation: str,
+        labels: tuple[str, str],
+        counts: Mapping[tuple[str, str], float],
+        registry: CollectorRegistry,
+    ) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._labelnames = labels
+        self._counts = counts
+        registry.register(self)
+
+    def describe(self) -> Iterable[Metric]:
+        """What it is, without values."""
+        return [CounterMetricFamily(self._name, self._documentation, labels=self._labelnames)]
+
+    def collect(self) -> Iterable[Metric]:
+        """What there is now."""
+        family = CounterMetricFamily(self._name, self._documentation, labels=self._labelnames)
+        for values, count in sorted(self._counts.items()):
+            family.add_metric(values, count)
+        return [family]
+
+
 class PrivateMemory(Collector):
     """The memory that a process shares with no other, read when it is asked for: forked processes share much of what
     counts as resident in each. Nothing where the system does not tell."""
@@ -78,10 +109,11 @@ class PrivateMemory(Collector):
 
 
 class Metrics:
-    """The metrics of one application."""
+    """The metrics of one application. `usage`: what its stores count, if they do."""
 
-    def __init__(self) -> None:
+    def __init__(self, usage: Usage | None = None) -> None:
         self.registry = CollectorRegistry()
+        usage = usage or Usage()
         r = self.registry
         self.calls = Counter("gateway_calls", "HTTP calls answered", ["call", "status"], registry=r)
         self.call_seconds = Histogram(
@@ -104,6 +136,10 @@ class Metrics:
             "gateway_packets_late", "Clients who had missed a packet when versions were compared", registry=r
         )
         self.results = Counter("gateway_results", "Statuses reported, by what became of them", ["result"], registry=r)
+        self.videos = Counter(
+            "gateway_videos", "Videos that have reached a status for the first time", ["status"], registry=r
+        )
+        self.video_bytes = Counter("gateway_video_bytes", "Bytes of the videos that were uploaded", registry=r)
         self.conflicts = Counter("gateway_conflicts", "Changes tried again after a conflict", registry=r)
         self.removals_left = Counter(
             "gateway_removals_left", "Objects that could not be deleted at once, left to the sweep", registry=r
@@ -141,6 +177,12 @@ class Metrics:
         self.due_age_seconds = Gauge("gateway_due_age_seconds", "How long the oldest due client has waited", registry=r)
         self.worker_failures = Counter("gateway_worker_failures", "Due clients that could not be handled", registry=r)
         self.swept = Counter("gateway_swept", "What the sweep found, by what it did about it", ["action"], registry=r)
+        self.upload_events = Counter(
+            "gateway_upload_events",
+            "Objects that the object store said were stored, by what became of them",
+            ["result"],
+            registry=r,
+        )
         self.bus_down = Gauge("gateway_bus_down", "1 while the bus does not reach other processes", registry=r)
         self.bus_kept = Counter(
             "gateway_bus_kept", "Messages that could not be published at once, and were kept for later", registry=r
@@ -150,6 +192,20 @@ class Metrics:
         )
         self.cache_hits = Reading("gateway_cache_hits", "Documents that the cache had", r)
         self.cache_misses = Reading("gateway_cache_misses", "Documents that the cache was asked for and had not", r)
+        self.store_requests = Readings(
+            "gateway_store_requests",
+            "What the stores were asked, every try counted",
+            ("store", "call"),
+            usage.requests,
+            r,
+        )
+        self.store_units = Readings(
+            "gateway_store_units",
+            "What the stores said that it costs, in units of their own",
+            ("store", "kind"),
+            usage.units,
+            r,
+        )
         self.siblings_silent = Counter(
             "gateway_siblings_silent", "Processes left out, since they did not hand out their metrics", registry=r
         )

@@ -3,27 +3,34 @@
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import signal
 import sys
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from socket import socket
+from typing import TYPE_CHECKING
 
 import uvloop
 
 from gateway.app import FINISH_PART, Gateway, import_adapters, open_gateway, running, server_of, stop_s
 from gateway.config import Settings
-from gateway.parsers import ConfigError
+from gateway.parsers import ConfigError, scheme_of
 from gateway.server import NoUpgrades, Server, listening_shares
 from gateway.siblings import Siblings
 from gateway.supervisor import HUNG, Child, Pulse, Supervisor
+from storage.aws.url import AWS_SCHEMES, AwsUrl
 from storage.documents import StoreUnavailable
 from storage.objects import ObjectsUnavailable
+from storage.usage import Usage
+
+if TYPE_CHECKING:
+    from storage.aws.setup import Wanted
 
 TELL_S = 1.0
 """How long the log of a process that hangs may take to take in that it ends."""
@@ -305,22 +312,86 @@ def _in_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def sweep(settings: Settings, *, full: bool) -> str:
-    """One round of the sweep; what it found."""
+def sweep(settings: Settings, *, full: bool, restart: bool = False) -> str:
+    """One round of the sweep; what it found, and what the stores say that it cost."""
 
     async def once() -> str:
         async with open_gateway(settings) as gateway:
-            return str(await gateway.sweep.round(full=full))
+            found = await gateway.sweep.round(full=full, restart=restart)
+            return "\n".join([str(found), *_cost(gateway.usage)])
 
     return uvloop.run(once())
 
 
-def setup(settings: Settings) -> list[str]:
-    """Create what is missing, and check that it can be used; what is there now, a line each."""
+def _cost(usage: Usage) -> Iterator[str]:
+    """A line for each store that counts: requests by call, and the units that it charges."""
+    for store in sorted({store for store, _ in usage.requests}):
+        requests = [f"{count} {call}" for (of, call), count in sorted(usage.requests.items()) if of == store]
+        units = [f"{count:g} {kind} units" for (of, kind), count in sorted(usage.units.items()) if of == store]
+        yield f"{store}: {', '.join([*requests, *units])}"
+
+
+def setup(settings: Settings) -> Iterator[str]:
+    """Create what is missing, put right what drifted, and check that it can be used; a line for each, as it is done.
+
+    Raises ConfigError where Amazon, or what is there, does not let it.
+    """
 
     async def once() -> None:
         async with open_gateway(settings) as gateway:
             await gateway.service.changes.documents.load(["setup"])  # a store elsewhere is connected only now
 
+    policy = yield from _set_up_at_amazon(settings, dry=False)
     uvloop.run(once())
-    return [f"documents: {settings.shown('STATE_URL')}", f"objects: {settings.shown('OBJECTS_URL')}"]
+    yield f"documents: {settings.shown('STATE_URL')}"
+    yield f"objects: {settings.shown('OBJECTS_URL')}"
+    yield from policy
+
+
+def plan(settings: Settings) -> Iterator[str]:
+    """What `setup` would do elsewhere than on this machine; nothing is done. Raises ConfigError."""
+    yield from (yield from _set_up_at_amazon(settings, dry=True))
+
+
+def rights(settings: Settings) -> str:
+    """The IAM policy that the gateway needs: JSON. Needs no connection. Raises ConfigError where it needs none."""
+    wanted = _at_amazon(settings)
+    if wanted is None:
+        raise ConfigError(["Nothing is kept at Amazon's, so there are no rights to give."])
+    from storage.aws import setup as amazon  # noqa: PLC0415 - botocore is there only for those who need it
+
+    return amazon.policy(wanted)
+
+
+def _set_up_at_amazon(settings: Settings, *, dry: bool) -> Generator[str, None, list[str]]:
+    """Do, or say, what is to be done there; what the gateway needs as rights, in the end."""
+    wanted = _at_amazon(settings)
+    if wanted is None:
+        return []
+    from storage.aws import setup as amazon  # noqa: PLC0415
+
+    try:
+        work = amazon.Setup(wanted)
+        yield from work.run(dry=dry)
+        return ["", "The gateway needs these rights, and no others:", work.policy()]
+    except amazon.NotSetUp as error:
+        raise ConfigError([f"{error}."]) from error
+
+
+def _at_amazon(settings: Settings) -> "Wanted | None":
+    """What is to be at Amazon's, or None where nothing is. Raises ConfigError where botocore is missing."""
+    urls = [settings.state_url, settings.objects_url, settings.upload_events_url]
+    documents, objects, events = (AwsUrl.parse(url) if url and scheme_of(url) in AWS_SCHEMES else None for url in urls)
+    if not (documents or objects or events):
+        return None
+    try:
+        from storage.aws.setup import Wanted  # noqa: PLC0415
+    except ImportError as error:
+        raise ConfigError(["Amazon's services need the package botocore: pip install gateway[aws]."]) from error
+    return Wanted(documents, objects, events, settings.cors_origins, _most_days(settings))
+
+
+def _most_days(settings: Settings) -> int:
+    """After so many days the last sweep that could find an object to be of use has passed, and a day more."""
+    life_s = settings.upload_ttl_s + settings.video_ttl_s + max(settings.ended_keep_s, settings.viewed_keep_s)
+    return math.ceil((life_s + settings.sweep_full_s) / 86_400) + 1

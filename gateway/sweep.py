@@ -1,31 +1,42 @@
 """The sweep: what calls that died left behind is completed or removed, by the same rules.
 
 An upload that was stored and never confirmed is completed. An object that nothing tracks is deleted, a pair whose
-second half was never written is mended, a push token that no device has any more is removed.
+second half was never written is mended, a push token that no device has any more is removed. Recent uploads are looked
+at every few minutes, by one worker of all; everything that is kept, once a day, slowly, from where it was cut off.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+import random
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from time import monotonic as system_monotonic
 
 from gateway.changes import CLIENT_PREFIX, Changes, States
-from gateway.errors import GatewayError, NotStored, TooManyInTransit, Unavailable
+from gateway.errors import Unavailable
 from gateway.metrics import Metrics
-from gateway.registry import TOKEN_PREFIX, Registry, decode_owner
-from gateway.service import Service
-from gateway.transit import expiry, pairs, sealing
-from gateway.transit.decisions import Decision, Result, VideoRef
+from gateway.progress import PARTS, Notes, Overtaken, Progress
+from gateway.registry import TOKEN_PREFIX, Registry, TokenOwner, decode_owner
+from gateway.transit import pairs, sealing
+from gateway.transit.decisions import Decision, VideoRef
 from gateway.transit.policy import HOUR_MS
 from gateway.transit.state import ClientId, ClientState, UnreadableDocument, decode
-from storage.documents import Document, StoreUnavailable
+from gateway.uploads import SHARDS, Fate, Settled, Uploads, readable, senders_of
+from storage.documents import Conflict, Document, ScanPage, StoreUnavailable
 from storage.objects import ObjectStore, ObjectsUnavailable, ServedObjectStore
 
-SHARDS = "0123456789abcdef"
-"""The first segment of every object's key: the last digit of its video's id."""
+PAGE = 100
+"""Objects that are looked at together, and documents of each part."""
 
-FULL_EVERY = 12
-"""Every so many rounds everything is looked at, else only uploads that may still be unconfirmed."""
+MOST_PEERS = 500
+"""Pairs' other halves that are held at a time, or those of one more client."""
+
+MOST_KEPT = 1_000_000 // len(SHARDS)
+"""Recent objects of a shard that are remembered as seen to; others are looked at again every round. 250,000 of them,
+of all shards, take 17 MB."""
+
+LOOK_S = 60.0
+"""How soon to look again at a full pass that another worker is at, or that had to wait."""
 
 TOKEN_REST_MS = HOUR_MS
 """A token's document younger than this may belong to a registration that is still under way."""
@@ -35,10 +46,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Found:
-    """What one round saw and did."""
+    """What one round saw and did. `objects` were listed, `documents` scanned, `clients` loaded besides."""
 
     objects: int = 0
     documents: int = 0
+    clients: int = 0
     completed: int = 0
     deleted: int = 0
     mended: int = 0
@@ -50,135 +62,312 @@ class Found:
     @property
     def did_something(self) -> bool:
         """Whether there was anything to do."""
-        return any((self.completed, self.deleted, self.mended, self.tidied, self.tokens, self.partial, self.failed))
+        return any(getattr(self, action) for action in ACTIONS)
 
     def __str__(self) -> str:
         return (
-            f"{self.objects} objects and {self.documents} documents read: {self.completed} uploads completed, "
-            f"{self.deleted} objects deleted, {self.mended} pairs mended, {self.tidied} documents tidied, "
-            f"{self.tokens} tokens removed, "
+            f"{self.objects} objects, {self.documents} documents and {self.clients} clients read: "
+            f"{self.completed} uploads completed, {self.deleted} objects deleted, {self.mended} pairs mended, "
+            f"{self.tidied} documents tidied, {self.tokens} tokens removed, "
             f"{self.partial} broken uploads discarded, {self.failed} failed"
         )
 
 
+ACTIONS = ("completed", "deleted", "mended", "tidied", "tokens", "partial", "failed")
+"""What of `Found` was done; the rest was only read."""
+
+
+class RefusedCursor(Exception):
+    """The store does not know the place at which a pass was to go on."""
+
+
+class Pace:
+    """So many things a second, evenly: a rest after each page. `rate`: 0 for as many as there are."""
+
+    def __init__(self, rate: int, monotonic: Callable[[], float], sleep: Callable[[float], Awaitable[None]]) -> None:
+        self._rate = rate
+        self._monotonic = monotonic
+        self._sleep = sleep
+        self._free_s = 0.0
+
+    async def rest(self, things: int) -> None:
+        """What so many may take, less what was used since the last rest; at least others come in between."""
+        now_s = self._monotonic()
+        if self._rate:
+            # What was saved up while the stores were slow is not made up for in a rush.
+            self._free_s = max(self._free_s + things / self._rate, now_s)
+        await self._sleep(max(self._free_s - now_s, 0.0))
+
+
 class Sweep:
-    """Completes and removes what was left behind. Safe to run twice at once, or to be cut off anywhere."""
+    """Completes and removes what was left behind. Safe to run twice at once, or to be cut off anywhere.
+
+    `rate`: how many objects, and how many documents, a full pass takes a second; 0: no limit. `monotonic`: seconds of a
+    clock that never goes back; `sleep` lets them pass.
+    """
 
     def __init__(
-        self, *, changes: Changes, service: Service, registry: Registry, objects: ObjectStore, metrics: Metrics
+        self,
+        *,
+        changes: Changes,
+        uploads: Uploads,
+        registry: Registry,
+        objects: ObjectStore,
+        metrics: Metrics,
+        rate: int = 0,
+        monotonic: Callable[[], float] = system_monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._changes = changes
-        self._service = service
+        self._uploads = uploads
         self._registry = registry
         self._objects = objects
         self._metrics = metrics
+        self._notes = Notes(changes.documents, changes.now)
+        self._rate = rate
+        self._monotonic = monotonic
+        self._sleep = sleep
+        self._kept: dict[str, set[int]] = {}
 
-    async def run(self, every_s: float) -> None:
-        """A full round now, then a round every `every_s` seconds, until cancelled."""
-        rounds = 0
+    async def run(self, every_s: float, *, turn_s: float) -> None:
+        """A round over recent uploads every `every_s` seconds, while this worker has the turn, until cancelled.
+
+        `turn_s`: how long a turn lasts that is not prolonged. Where it is longer than `every_s`, who has it keeps it,
+        and with it what this process remembers of uploads.
+        """
         while True:
-            try:
-                found = await self.round(full=rounds % FULL_EVERY == 0)
-                log.log(logging.INFO if found.did_something else logging.DEBUG, "swept", extra={"found": str(found)})
-            except (StoreUnavailable, ObjectsUnavailable) as error:
-                log.warning("the sweep must wait", extra={"error": str(error)})
-            rounds += 1
-            await asyncio.sleep(every_s)
+            await self._sleep(await _or_later(self._recent_turn(every_s, turn_s), every_s))
 
-    async def round(self, *, full: bool) -> Found:
-        """Look at recent uploads, or at everything. Raises StoreUnavailable and ObjectsUnavailable."""
-        found = Found()
-        await self._objects_round(found, full=full)
+    async def _recent_turn(self, every_s: float, turn_s: float) -> float:
+        """One round, if it is this worker's turn; in how many seconds to ask again."""
+        began_s = self._monotonic()
+        if left_s := await self._notes.take_turn(turn_s):
+            return left_s + random.random()
+        _tell("swept", await self.round(full=False))
+        # Counted from the beginning, so that a long round does not lose the turn, but not without a rest.
+        return max(every_s - (self._monotonic() - began_s), every_s / 4)
+
+    async def run_full(self, every_s: float, *, look_s: float) -> None:
+        """A full pass `every_s` seconds after the last one ended, whoever did that, until cancelled.
+
+        What was cut off is finished first. `look_s`: how often to look whether there is anything to do.
+        """
+        while True:
+            await self._sleep(min(look_s, await _or_later(self._full_turn(every_s), LOOK_S)))
+
+    async def _full_turn(self, every_s: float) -> float:
+        """A full pass, if one is due and nobody is at it; in how many seconds to look again, at most."""
+        progress = await self._notes.progress()
+        if self._notes.is_others(progress):
+            return LOOK_S
+        if progress.is_due(self._changes.now(), round(every_s * 1000)):
+            _tell("swept everything", await self._whole(await self._notes.begin(progress)))
+        return every_s
+
+    async def round(self, *, full: bool, restart: bool = False) -> Found:
+        """Look once at recent uploads, or at everything, whoever else does.
+
+        A full pass goes on from where one was cut off, or from where another process is; with `restart` it begins anew.
+        Raises StoreUnavailable and ObjectsUnavailable.
+        """
         if full:
-            await self._documents_round(found)
-        if isinstance(self._objects, ServedObjectStore):
-            found.partial = await self._objects.discard_stale()
-        for action in ("completed", "deleted", "mended", "tidied", "tokens", "partial", "failed"):
-            self._metrics.swept.labels(action).inc(getattr(found, action))
+            return await self._whole(await self._join(restart=restart))
+        found = Found()
+        try:
+            await self._recent(found)
+            await self._discard(found)
+        finally:
+            self._count(found)
         return found
 
-    # --- Objects
+    def _count(self, found: Found) -> None:
+        for action in ACTIONS:
+            self._metrics.swept.labels(action).inc(getattr(found, action))
 
-    async def _objects_round(self, found: Found, *, full: bool) -> None:
+    async def _discard(self, found: Found) -> None:
+        if isinstance(self._objects, ServedObjectStore):
+            found.partial = await self._objects.discard_stale()
+
+    # --- Recent uploads
+
+    async def _recent(self, found: Found) -> None:
+        """Look at every upload that may still be confirmed, but for those that this process has seen to before."""
+        oldest = self._oldest_upload()
         for shard in SHARDS:
-            after = "" if full else f"{shard}/{self._oldest_upload()}"
-            async for key in self._objects.list(f"{shard}/", after=after):
+            seen = self._kept.get(shard, set())
+            kept: set[int] = set()
+            new: list[str] = []
+            async for key in self._objects.list(f"{shard}/", after=f"{shard}/{oldest}"):
                 found.objects += 1
-                ref = VideoRef.parse(key)
-                try:
-                    if ref is None or ref.sender_id == ref.recipient_id:
-                        await self._delete(key, found)
-                    else:
-                        await self._object(ref, found)
-                except GatewayError as error:
-                    found.failed += 1
-                    log.warning("an object must wait", extra={"error": error.detail})
+                if hash(key) in seen:
+                    kept.add(hash(key))
+                    continue
+                new.append(key)
+                if len(new) == PAGE:
+                    kept.update(map(hash, await self._look_at_new(new, found)))
+                    new = []
+            kept.update(map(hash, await self._look_at_new(new, found)))
+            # What is not listed any more is forgotten. Two keys with one hash: a full pass looks at both.
+            self._kept[shard] = kept if len(kept) <= MOST_KEPT else set(list(kept)[:MOST_KEPT])
 
     def _oldest_upload(self) -> str:
         """The least id that an upload may still be confirmed with: ids begin with their time."""
         digits = f"{self._changes.now() - self._changes.policy.upload_window_ms:012x}"
         return f"{digits[:8]}-{digits[8:]}"
 
-    async def _object(self, ref: VideoRef, found: Found) -> None:
-        """Keep, complete or delete the bytes of one video."""
-        sender = await self._changes.load(ref.sender_id)
-        sent = sender.find_sent(ref.video_id)
-        if sent is not None and sent[0] == ref.recipient_id:
-            if not expiry.bytes_wanted(sent[1], now=self._changes.now(), policy=self._changes.policy):
-                await self._delete(ref.object_key, found)
-            return
-        try:
-            answer = await self._service.confirm(ref, by_sender=False)
-        except (NotStored, TooManyInTransit):
-            return  # deleted meanwhile, or waiting for room until its time is over
-        if answer.verdict.result is Result.APPLIED:
-            found.completed += 1
-        elif answer.verdict.result is Result.IGNORED:
-            await self._delete(ref.object_key, found)
+    async def _look_at_new(self, keys: Sequence[str], found: Found) -> list[str]:
+        """Settle objects that are seen for the first time, and the pairs of those that stay; which need no other look.
 
-    async def _delete(self, key: str, found: Found) -> None:
-        await self._objects.delete([key])
-        found.deleted += 1
+        An upload whose second half was lost is mended here, within minutes.
+        """
+        senders = await self._load(senders_of(keys), found)
+        settled = await self._settle(keys, senders, found)
+        refs = {item.key: ref for item in settled if item.fate is Fate.KEPT and (ref := VideoRef.parse(item.key))}
+        # Loaded after the senders: a call that is between its two writes has mostly done the second by now.
+        recipients = await self._load({ref.recipient_id for ref in refs.values()}, found)
+        done = [item.key for item in settled if item.fate is Fate.COMPLETED]
+        for key, ref in refs.items():
+            recipient = recipients.get(ref.recipient_id)
+            if recipient is not None and await self._mend(recipient, senders[ref.sender_id], found):
+                done.append(key)
+        return done
 
-    # --- Documents
+    # --- Everything
 
-    async def _documents_round(self, found: Found) -> None:
-        async for document in self._scan():
-            found.documents += 1
+    async def _join(self, *, restart: bool) -> Progress:
+        """Go on with the pass that there is, or begin one."""
+        while True:
+            progress = await self._notes.progress()
+            if self._notes.is_others(progress):
+                log.warning(
+                    "another process is at a full sweep: %s",
+                    "this one begins it anew" if restart else "this one goes on from there as well",
+                )
+            elif progress.can_go_on(self._changes.now()) and not restart:
+                log.warning("this full sweep goes on from where one was cut off")
             try:
-                if document.key.startswith(TOKEN_PREFIX):
-                    await self._token(document, found)
-                elif document.key.startswith(CLIENT_PREFIX):
-                    await self._client(document, found)
+                return await self._notes.begin(progress, restart=restart)
+            except Conflict:
+                continue
+
+    async def _whole(self, progress: Progress) -> Found:
+        """All objects, then all documents, from there on."""
+        found = Found()
+        pace = Pace(self._rate, self._monotonic, self._sleep)
+        try:
+            try:
+                await self._rest_of(progress, found, pace)
+            except RefusedCursor:
+                log.warning("the store does not know where the full sweep was: it begins anew")
+                await self._rest_of(await self._join(restart=True), found, pace)
+            await self._discard(found)
+        except Overtaken:
+            log.info("another process ended this full sweep, or began it anew")
+        finally:
+            self._count(found)
+        return found
+
+    async def _rest_of(self, progress: Progress, found: Found, pace: Pace) -> None:
+        progress = await self._all_objects(progress, found, pace)
+        progress = await self._all_documents(progress, found, pace)
+        await self._notes.end(progress)
+
+    async def _all_objects(self, progress: Progress, found: Found, pace: Pace) -> Progress:
+        after = progress.after
+        if after is None:
+            return progress
+        for shard in SHARDS:
+            if shard < after[:1]:
+                continue
+            page: list[str] = []
+            async for key in self._objects.list(f"{shard}/", after=after if after.startswith(shard) else ""):
+                page.append(key)
+                if len(page) == PAGE:
+                    progress = await self._objects_page(progress, page, found, pace)
+                    page = []
+            if page:
+                progress = await self._objects_page(progress, page, found, pace)
+        return await self._notes.reached(replace(progress, after=None))
+
+    async def _objects_page(self, progress: Progress, keys: Sequence[str], found: Found, pace: Pace) -> Progress:
+        found.objects += len(keys)
+        await self._settle(keys, await self._load(senders_of(keys), found), found)
+        progress = await self._notes.reached(replace(progress, after=keys[-1]))
+        await pace.rest(len(keys))
+        return progress
+
+    async def _settle(
+        self, keys: Sequence[str], senders: Mapping[ClientId, ClientState], found: Found
+    ) -> Sequence[Settled]:
+        settled = await self._uploads.settle(keys, senders)
+        for item in settled:
+            found.completed += item.fate is Fate.COMPLETED
+            found.deleted += item.fate is Fate.DELETED
+            found.failed += item.fate is Fate.FAILED
+        return settled
+
+    async def _all_documents(self, progress: Progress, found: Found, pace: Pace) -> Progress:
+        """A page of each part at once, and all of them together."""
+        while unfinished := [part for part, cursor in enumerate(progress.cursors) if cursor is not None]:
+            pages = await asyncio.gather(*(self._scan(part, progress.cursors[part]) for part in unfinished))
+            documents = [document for page in pages for document in page.documents]
+            await self._documents_page(documents, found)
+            cursors = {part: page.cursor for part, page in zip(unfinished, pages, strict=True)}
+            progress = replace(progress, cursors=tuple(cursors.get(part) for part in range(PARTS)))
+            progress = await self._notes.reached(progress)
+            await pace.rest(len(documents))
+        return progress
+
+    async def _scan(self, part: int, cursor: str | None) -> ScanPage:
+        try:
+            return await self._changes.documents.scan(cursor=cursor or None, limit=PAGE, part=part, parts=PARTS)
+        except ValueError as error:
+            if cursor:
+                raise RefusedCursor from error
+            raise
+
+    async def _documents_page(self, documents: Sequence[Document], found: Found) -> None:
+        """Look after these documents. Those of nobody known, such as the sweep's own, are counted and left alone."""
+        found.documents += len(documents)
+        clients: list[ClientState] = []
+        tokens: dict[str, TokenOwner] = {}
+        for document in documents:
+            try:
+                if document.key.startswith(CLIENT_PREFIX):
+                    clients.append(decode(ClientId(document.key.removeprefix(CLIENT_PREFIX)), document.body))
+                elif document.key.startswith(TOKEN_PREFIX):
+                    owner = decode_owner(document.body)
+                    if owner is not None and document.version <= self._resting() * 1000:
+                        tokens[document.key.removeprefix(TOKEN_PREFIX)] = owner
             except UnreadableDocument as error:
                 found.failed += 1
                 log.error("a stored document cannot be read", extra={"key": document.key[:6], "error": str(error)})
-            except Unavailable as error:
-                found.failed += 1
-                log.warning("a document must wait", extra={"error": error.detail})
+        for state in clients:
+            await self._tidy(state, found)
+        for some in _few_peers(clients):
+            await self._mend_all(some, found)
+        await self._tokens(tokens, found)
 
-    async def _scan(self) -> AsyncIterator[Document]:
-        cursor: str | None = None
-        while True:
-            page = await self._changes.documents.scan(cursor=cursor)
-            for document in page.documents:
-                yield document
-            if (cursor := page.cursor) is None:
-                return
-            await asyncio.sleep(0)  # a page at a time: calls come in between
+    async def _mend_all(self, states: Sequence[ClientState], found: Found) -> None:
+        """Mend the pairs of these clients whose two documents do not agree."""
+        peers = await self._load({peer for state in states for peer in _peers(state)}, found)
+        for state in states:
+            for peer in sorted(_peers(state) & peers.keys()):
+                await self._mend(state, peers[peer], found)
+                await self._mend(peers[peer], state, found)
 
-    async def _client(self, document: Document, found: Found) -> None:
-        """Mend the pairs of one client whose two documents do not agree."""
-        client_id = ClientId(document.key.removeprefix(CLIENT_PREFIX))
-        state = decode(client_id, document.body)
-        await self._tidy(state, found)
-        for peer in await self._changes.load_all({*state.incoming, *state.outgoing}):
-            for recipient, sender in ((state, peer), (peer, state)):
-                if pairs.agree(recipient, sender):
-                    continue
-                # They were not read together, so they may only seem to differ: `repair` looks again, in order.
-                if await self._changes.repair(recipient.client_id, sender.client_id):
-                    found.mended += 1
+    async def _mend(self, recipient: ClientState, sender: ClientState, found: Found) -> bool:
+        """Have the two documents of a pair agree; whether they do."""
+        if pairs.agree(recipient, sender):
+            return True
+        try:
+            # They were not read together, so they may only seem to differ: `repair` looks again, in order.
+            if await self._changes.repair(recipient.client_id, sender.client_id):
+                found.mended += 1
+        except Unavailable as error:
+            _failed(found, error)
+            return False
+        return True
 
     async def _tidy(self, state: ClientState, found: Found) -> None:
         """Let a client that nothing happens to any more forget what it need not remember; at last its document goes."""
@@ -189,17 +378,73 @@ class Sweep:
         async def rule(states: States, now: int) -> Decision:
             return Decision(sealing.sealed(states[state.client_id], now=now, policy=policy))
 
-        await self._changes.run(state.client_id, rule)
-        found.tidied += 1
+        try:
+            await self._changes.run(state.client_id, rule)
+        except Unavailable as error:
+            _failed(found, error)
+        else:
+            found.tidied += 1
 
-    async def _token(self, document: Document, found: Found) -> None:
-        """Remove a token that its owner's device does not have (any more)."""
-        owner = decode_owner(document.body)
-        resting = self._changes.now() - TOKEN_REST_MS
-        if owner is None or document.version > resting * 1000:
-            return
-        key = document.key.removeprefix(TOKEN_PREFIX)
-        device = (await self._changes.load(owner.client_id)).devices.get(owner.device_id)
-        if device is None or device.token_key != key:
-            await self._registry.release(owner.client_id, owner.device_id, key, before=resting)
-            found.tokens += 1
+    async def _tokens(self, tokens: Mapping[str, TokenOwner], found: Found) -> None:
+        """Remove tokens that their owners' devices do not have (any more). `tokens`: by key, none of them young."""
+        owners = await self._load({owner.client_id for owner in tokens.values()}, found)
+        for key, owner in tokens.items():
+            state = owners.get(owner.client_id)
+            device = state.devices.get(owner.device_id) if state else None
+            if state is None or (device is not None and device.token_key == key):
+                continue
+            try:
+                await self._registry.release(owner.client_id, owner.device_id, key, before=self._resting())
+            except Unavailable as error:
+                _failed(found, error)
+            else:
+                found.tokens += 1
+
+    def _resting(self) -> int:
+        """A token's document that was written before this time (ms) is no registration under way."""
+        return self._changes.now() - TOKEN_REST_MS
+
+    async def _load(self, client_ids: Collection[ClientId], found: Found) -> dict[ClientId, ClientState]:
+        found.clients += len(client_ids)
+        return await readable(self._changes, client_ids)
+
+
+def _peers(state: ClientState) -> set[ClientId]:
+    return {*state.incoming, *state.outgoing}
+
+
+def _few_peers(states: Iterable[ClientState]) -> Iterator[list[ClientState]]:
+    """The same clients in parts whose peers can be held at a time."""
+    some: list[ClientState] = []
+    held = 0
+    for state in states:
+        some.append(state)
+        held += len(_peers(state))
+        if held >= MOST_PEERS:
+            yield some
+            some, held = [], 0
+    if some:
+        yield some
+
+
+async def _or_later(work: Awaitable[float], later_s: float) -> float:
+    """In how many seconds to go on, as `work` says, or later where it fails."""
+    try:
+        return await work
+    except Conflict:
+        pass  # another worker was faster
+    except (StoreUnavailable, ObjectsUnavailable) as error:
+        log.warning("the sweep must wait", extra={"error": str(error)})
+    except Exception:
+        # A fault of ours that comes again each time must not have everything read again at once.
+        log.exception("the sweep failed, and goes on later")
+    return later_s
+
+
+def _failed(found: Found, error: Unavailable) -> None:
+    found.failed += 1
+    log.warning("a document must wait", extra={"error": error.detail})
+
+
+def _tell(what: str, found: Found) -> None:
+    log.log(logging.INFO if found.did_something else logging.DEBUG, what, extra={"found": str(found)})

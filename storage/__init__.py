@@ -73,16 +73,17 @@ async def open_upload_events(
         await events.close()
 
 
-def open_cache(url: str) -> Cache:
+def open_cache(url: str, *, usage: Usage | None = None) -> Cache:
     """The cache of documents at `url`, Redis (`storage/redis_url.py`); closed by the caller. ValueError for another.
 
-    `StoreUnavailable` if the package is missing; a server that is down can be opened.
+    `StoreUnavailable` if the package is missing; a server that is down can be opened. What it is asked is counted in
+    `usage`.
     """
     try:
         from storage.redis_cache import RedisCache  # noqa: PLC0415
     except ImportError as error:
         raise StoreUnavailable(_NO_HIREDIS) from error
-    return RedisCache(RedisUrl.parse(url))
+    return RedisCache(RedisUrl.parse(url), usage=usage)
 
 
 async def _memory_documents(url: str, _usage: Usage, clock: Clock) -> DocumentStore:
@@ -92,19 +93,19 @@ async def _memory_documents(url: str, _usage: Usage, clock: Clock) -> DocumentSt
     return MemoryDocuments(clock=clock)
 
 
-async def _sqlite_documents(url: str, _usage: Usage, clock: Clock) -> DocumentStore:
+async def _sqlite_documents(url: str, usage: Usage, clock: Clock) -> DocumentStore:
     from storage.sqlite import SqliteDocuments  # noqa: PLC0415
 
-    return SqliteDocuments(_path(url, after="sqlite:///"), clock=clock)
+    return SqliteDocuments(_path(url, after="sqlite:///"), usage=usage, clock=clock)
 
 
-async def _redis_documents(url: str, _usage: Usage, clock: Clock) -> DocumentStore:
+async def _redis_documents(url: str, usage: Usage, clock: Clock) -> DocumentStore:
     try:
         from storage.redis import RedisDocuments  # noqa: PLC0415
     except ImportError as error:
         raise StoreUnavailable(_NO_HIREDIS) from error
     try:
-        return RedisDocuments(RedisUrl.parse(url), clock=clock)
+        return RedisDocuments(RedisUrl.parse(url), usage=usage, clock=clock)
     except ValueError as error:  # it does not repeat the URL, in which a password may stand
         raise ValueError(f"the URL of the documents {error}") from error
 
@@ -116,13 +117,13 @@ async def _memory_objects(url: str, _usage: Usage, clock: Clock) -> ObjectStore:
     return MemoryObjects(clock=clock)
 
 
-async def _disk_objects(url: str, _usage: Usage, clock: Clock) -> ObjectStore:
+async def _disk_objects(url: str, usage: Usage, clock: Clock) -> ObjectStore:
     from storage.disk import DiskObjects  # noqa: PLC0415
 
     path = _path(url, after="file://" if url.startswith("file://") else "file:")
     if url.startswith("file://") and not path.is_absolute():
         raise ValueError(f"{url!r} names a host: a folder is file:///path, or file:path where it is relative")
-    return DiskObjects(path, clock=clock)
+    return DiskObjects(path, usage=usage, clock=clock)
 
 
 async def _dynamodb_documents(url: str, usage: Usage, clock: Clock) -> DocumentStore:

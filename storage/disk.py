@@ -22,6 +22,7 @@ from storage.objects import (
 from storage.signing import UrlSigner
 from storage.threads import WorkerPool
 from storage.uploads import UploadCheck
+from storage.usage import Usage
 
 THREADS = 4
 PIECE_BYTES = 1024 * 1024
@@ -37,16 +38,18 @@ class DiskObjects(ServedObjectStore):
     """Objects in the folder `root`, which is made if need be; several processes may share it.
 
     An upload that was answered is synced to the disk. Opening waits for the disk for a moment; later all work on it is
-    done in threads of the store's own. Raises ObjectsUnavailable if the folder cannot be used.
+    done in threads of the store's own. `usage` counts what is done to objects: one that is deleted, one that is opened
+    to be read (`get`), one folder that is listed. Raises ObjectsUnavailable if the folder cannot be used.
     """
 
-    def __init__(self, root: Path, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, root: Path, *, usage: Usage | None = None, clock: Callable[[], float] = time.time) -> None:
         try:
             self._files = ObjectFiles(root.resolve())
             self._signer = UrlSigner(self._files.secret(), clock=clock)
         except OSError as error:
             raise ObjectsUnavailable(f"cannot use {root}: {error}") from error
         self._clock = clock
+        self._requests = (usage or Usage()).requests
         self._disk = _Disk()
 
     async def sign_upload(
@@ -65,21 +68,25 @@ class DiskObjects(ServedObjectStore):
 
     async def head(self, key: str) -> ObjectInfo | None:
         check_key(key)
+        self._requests["disk", "head"] += 1
         return await self._disk.work(partial(_head, self._files, key))
 
     async def delete(self, keys: Sequence[str]) -> None:
         for key in keys:
             check_key(key)
+        self._requests["disk", "delete"] += len(keys)
         await self._disk.work(partial(_delete, self._files, tuple(keys)))
 
     async def list(self, prefix: str, *, after: str = "") -> AsyncIterator[str]:
         check_prefix(prefix)
         segments = [prefix[:-1]] if prefix else await self._disk.work(self._files.segments)
         for segment in segments:
+            self._requests["disk", "list"] += 1
             for key in await self._disk.work(partial(self._files.keys, segment, after)):
                 yield key
 
     async def receive(self, grant: UploadGrant, chunks: AsyncIterator[bytes]) -> None:
+        self._requests["disk", "put"] += 1
         check = UploadCheck(grant)
         file = self._files.incoming()
         try:
@@ -91,6 +98,7 @@ class DiskObjects(ServedObjectStore):
 
     async def open(self, key: str) -> StoredObject | None:
         check_key(key)
+        self._requests["disk", "get"] += 1
         stored = _DiskObject(self._disk)
         try:
             found = await self._disk.work(partial(stored.find, self._files, key))

@@ -27,6 +27,7 @@ from storage.documents import (
     StoreUnavailable,
     check_documents,
     check_keys,
+    check_part,
 )
 from storage.usage import Usage
 
@@ -112,6 +113,7 @@ class DynamoDocuments(DocumentStore):
         return nsmallest(limit, chain.from_iterable(found.values()), key=lambda entry: (entry.due, entry.key))
 
     async def scan(self, *, cursor: str | None = None, limit: int = 256, part: int = 0, parts: int = 1) -> ScanPage:
+        check_part(part, parts)
         asked: dict[str, Any] = {"Limit": limit, "ConsistentRead": True, "Segment": part, "TotalSegments": parts}
         if cursor is not None:
             asked["ExclusiveStartKey"] = {"k": {"S": cursor}}

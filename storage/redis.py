@@ -25,6 +25,7 @@ from storage.documents import (
 from storage.redis_client import RedisClient, Script
 from storage.redis_connection import RedisRefusal, RedisUnavailable
 from storage.redis_url import Address, RedisUrl
+from storage.usage import Usage
 
 TIMEOUT_S = 2.0
 """How long a server may take to answer."""
@@ -129,10 +130,20 @@ class RedisDocuments(DocumentStore):
     which the write has its effect. That is what the callers' rules have to bear anyway, because a call whose answer
     was lost on the way to the app is repeated too.
 
-    `clock` gives seconds since the epoch. `timeout_s`: how long a server may take to answer.
+    `usage` counts commands by their name, which is what they cost a server; those that a cluster sends on, or that are
+    repeated to teach it a script, count once. `clock` gives seconds since the epoch. `timeout_s`: how long a server may
+    take to answer.
     """
 
-    def __init__(self, url: RedisUrl, *, clock: Callable[[], float] = time.time, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        url: RedisUrl,
+        *,
+        usage: Usage | None = None,
+        clock: Callable[[], float] = time.time,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        self._requests = (usage or Usage()).requests
         self._client = RedisClient(url, timeout_s=timeout_s)
         self._clock = clock
         prefix = url.prefix.encode()
@@ -217,6 +228,7 @@ class RedisDocuments(DocumentStore):
         return self._buckets[crc32(key) % len(self._buckets)]
 
     async def _load(self, keys: Sequence[str]) -> list[Document]:
+        self._requests["redis", "HMGET"] += len(keys)
         answers = await self._client.run_all(self._reads(keys))
         return list(map(_loaded, keys, answers))
 
@@ -252,10 +264,12 @@ class RedisDocuments(DocumentStore):
             keys += (bucket.document + key, bucket.keys, bucket.due, bucket.floor)
             due = b"" if document.due is None else document.due
             arguments += (key, document.version, max(document.version + 1, now_us), due, document.body)
+        self._requests["redis", "EVALSHA"] += 1
         return list(map(int, await self._client.run_script(_COMMIT, keys, *arguments)))
 
     async def _due_in(self, buckets: Sequence[_Bucket], before: int, limit: int) -> dict[_Bucket, list[Due]]:
         ask = ("-inf", before, "WITHSCORES", "LIMIT", 0, limit)
+        self._requests["redis", "ZRANGEBYSCORE"] += len(buckets)
         answers = await self._client.run_all((bucket.due, ("ZRANGEBYSCORE", bucket.due, *ask)) for bucket in buckets)
         found = {
             bucket: [Due(key.decode(), int(float(due))) for key, due in zip(answer[::2], answer[1::2], strict=True)]
@@ -268,6 +282,7 @@ class RedisDocuments(DocumentStore):
 
     async def _keys_in(self, bucket: _Bucket, after: str, limit: int) -> list[str]:
         least = f"({after}" if after else "-"
+        self._requests["redis", "ZRANGEBYLEX"] += 1
         found = await self._client.run(bucket.keys, "ZRANGEBYLEX", bucket.keys, least, "+", "LIMIT", 0, limit)
         return [key.decode() for key in found]
 

@@ -11,6 +11,7 @@ from storage.documents import Document
 from storage.redis_client import RedisClient, Script
 from storage.redis_connection import RedisUnavailable
 from storage.redis_url import Address, RedisUrl
+from storage.usage import Usage
 
 TIMEOUT_S = 0.25
 """How long a read waits for Redis. Then the store is asked."""
@@ -38,10 +39,14 @@ class RedisCache(Cache):
     """The cache in the server or cluster at `url`; `timeout_s`: how long `get` waits.
 
     While Redis is away nothing is found, and nothing is waited for: after the first read that was in vain it is left
-    alone for half a second at a time. Of each server, the first that is put only tells what time it has there.
+    alone for half a second at a time. Of each server, the first that is put only tells what time it has there. `usage`
+    counts the entries that are asked for, put and dropped: a command each.
     """
 
-    def __init__(self, url: RedisUrl, *, timeout_s: float = TIMEOUT_S, entry_s: float = ENTRY_S) -> None:
+    def __init__(
+        self, url: RedisUrl, *, usage: Usage | None = None, timeout_s: float = TIMEOUT_S, entry_s: float = ENTRY_S
+    ) -> None:
+        self._requests = (usage or Usage()).requests
         self._client = RedisClient(url, timeout_s=timeout_s)
         self._timeout_s = timeout_s
         self._entry_ms = int(entry_s * 1000)
@@ -50,6 +55,7 @@ class RedisCache(Cache):
         """How much a server's clock is ahead of ours, or less: its answer was on its way for some time."""
 
     async def get(self, keys: Sequence[str]) -> list[Document | None]:
+        self._requests["cache", "get"] += len(keys)
         stored = [self._prefix + key.encode() for key in keys]
         try:
             # In a cluster a command may be sent on; each server would have its time.
@@ -60,6 +66,7 @@ class RedisCache(Cache):
         return [_entry(key, answer) for key, answer in zip(keys, answers, strict=True)]
 
     def put(self, documents: Sequence[Document]) -> None:
+        self._requests["cache", "put"] += len(documents)
         for document in documents:
             key = self._prefix + document.key.encode()
             home = self._client.home(key)
@@ -72,6 +79,7 @@ class RedisCache(Cache):
             self._client.post_script(_PUT, [key], value, until_ms, self._entry_ms, returned=learn)
 
     def drop(self, keys: Sequence[str]) -> None:
+        self._requests["cache", "drop"] += len(keys)
         for key in keys:
             stored = self._prefix + key.encode()
             self._client.post(stored, "DEL", stored)

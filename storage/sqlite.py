@@ -21,6 +21,7 @@ from storage.documents import (
 from storage.sqlite_file import connect, prepare
 from storage.sqlite_writer import Answers, Call, Writer
 from storage.threads import ThreadTurns
+from storage.usage import Usage
 
 MAX_WAITING_BYTES = 32 * 1024 * 1024
 """Commits are refused while this much waits for the writer, more than a second's work: it cannot keep up."""
@@ -47,14 +48,17 @@ class SqliteDocuments(DocumentStore):
     loop: they are a few µs out of the page cache, a thread would cost ten times as much. Use it from the loop that it
     was made in.
 
-    `busy_timeout_s`: how long a commit waits for other processes that write. `wal_limit`: the size in bytes at which
-    the write-ahead log is cut. Raises StoreUnavailable if the file cannot be opened or a newer version wrote it.
+    `usage` counts loads, pages of a scan, questions for what is due, and transactions: each is one sync, however many
+    commits are in it. `busy_timeout_s`: how long a commit waits for other processes that write. `wal_limit`: the size
+    in bytes at which the write-ahead log is cut. Raises StoreUnavailable if the file cannot be opened or a newer
+    version wrote it.
     """
 
     def __init__(
         self,
         path: Path,
         *,
+        usage: Usage | None = None,
         clock: Callable[[], float] = time.time,
         busy_timeout_s: float = 5.0,
         wal_limit: int = 64 * 1024 * 1024,
@@ -62,6 +66,7 @@ class SqliteDocuments(DocumentStore):
         self.refused = 0
         """How many commits were refused because too many waited."""
         self._path = path.absolute()
+        self._requests = (usage or Usage()).requests
         self._loop = asyncio.get_running_loop()
         self._turns = ThreadTurns(self._loop, interval_s=0.001)
         self._waiting_bytes = 0
@@ -83,6 +88,7 @@ class SqliteDocuments(DocumentStore):
 
     async def load(self, keys: Sequence[str]) -> list[Document]:
         check_keys(keys)
+        self._requests["sqlite", "load"] += 1
         # One key is the usual case, and cheaper when asked for directly.
         query, parameter = (_LOAD_ONE, keys[0]) if len(keys) == 1 else (_LOAD, json.dumps(list(keys)))
         stored = {row[0]: Document(*row) for row in self._read(query, (parameter,))}
@@ -107,6 +113,7 @@ class SqliteDocuments(DocumentStore):
 
     async def due(self, before: int, limit: int) -> list[Due]:
         self._check_open()
+        self._requests["sqlite", "due"] += 1
         try:
             return [Due(key, due) for key, due in self._reader.execute(_DUE, (before, limit)).fetchall()]
         except sqlite3.Error as error:
@@ -117,6 +124,7 @@ class SqliteDocuments(DocumentStore):
         self._check_open()
         if part:
             return ScanPage([], None)
+        self._requests["sqlite", "scan"] += 1
         documents = [Document(*row) for row in self._read(_SCAN, (cursor or "", limit))]
         return ScanPage(documents, documents[-1].key if len(documents) == limit else None)
 
@@ -146,6 +154,7 @@ class SqliteDocuments(DocumentStore):
             self._loop.call_soon_threadsafe(self._resolve, answers)
 
     def _resolve(self, answers: Answers) -> None:
+        self._requests["sqlite", "commit"] += 1  # what is answered together was one transaction
         for call, outcome in answers:
             self._waiting_bytes -= _weight(call)
             if call.future.done():  # its caller was cancelled

@@ -32,6 +32,7 @@ class App:
         self.settings: list[Settings] = []
         self.worker: bool | None = None
         self.full: bool | None = None
+        self.restart: bool | None = None
         self.do: Callable[[Settings], None] = lambda _: None
 
     def serve(self, settings: Settings, *, worker: bool) -> int:
@@ -45,9 +46,9 @@ class App:
         self.do(settings)
         return 7
 
-    def sweep(self, settings: Settings, *, full: bool) -> str:
+    def sweep(self, settings: Settings, *, full: bool, restart: bool) -> str:
         self.settings.append(settings)
-        self.full = full
+        self.full, self.restart = full, restart
         self.do(settings)
         return "nothing was left half done"
 
@@ -229,7 +230,14 @@ def test_sweep_prints_its_report(app: App, output: Output) -> None:
     assert app.full is False
     assert output.readouterr().out == "nothing was left half done\n"
     main(["sweep", "--full"])
-    assert app.full is True
+    assert (app.full, app.restart) == (True, False)
+    main(["sweep", "--full", "--restart"])
+    assert (app.full, app.restart) == (True, True)
+
+
+def test_a_recent_sweep_has_no_beginning_to_go_back_to(app: App, output: Output) -> None:
+    errors = refused(output, "sweep", "--restart")
+    assert errors == "gateway: --restart means nothing without --full: give that too, or leave it out.\n"
 
 
 def test_setup_says_what_it_did_and_does_it_once(app: App, output: Output, tmp_path: Path) -> None:

@@ -29,10 +29,11 @@ from gateway.live.hub import CHECK_S, DRAIN_PART, HELD_PER_CLIENT, SOCKETS_PER_C
 from gateway.metrics import Metrics
 from gateway.server import HEAD_BYTES, HEAD_S, KEEP_ALIVE_S, SPARE, UNREAD_S
 from gateway.supervisor import HUNG
-from gateway.sweep import Found
+from gateway.sweep import ACTIONS
 from gateway.transit.decisions import Reason, Result
 from gateway.transit.policy import Policy
 from gateway.transit.state import Status
+from gateway.uploads import Fate
 from gateway.wakeups import OUTCOMES
 from push.sender import Environment, Platform
 from tests.running import SECRET, gateway_in_a_thread
@@ -370,7 +371,8 @@ def test_the_values_of_labels_are_those_of_the_code() -> None:
     assert stated["type"] == received | {"malformed"}
     assert stated["platform"] == {platform.value for platform in Platform}
     assert stated["outcome"] == set(OUTCOMES.values())
-    assert stated["action"] == set(Found.__dataclass_fields__) - {"objects", "documents"}
+    assert stated["action"] == set(ACTIONS)
+    assert stated["result"] == {*Result, *Fate}
 
 
 # --- The examples, run

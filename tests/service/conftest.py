@@ -21,12 +21,13 @@ from gateway.sweep import Sweep
 from gateway.transit.decisions import VideoRef
 from gateway.transit.policy import Policy
 from gateway.transit.state import ClientId, ClientState, DeviceId, Status, VideoId, decode
+from gateway.uploads import Uploads
 from gateway.wakeups import PushOptions, Wakeups
 from push.sender import Accepted, Outcome, Platform, Sender, Wakeup
 from storage.cache import CachedDocuments
 from storage.documents import Document, DocumentStore, Due, ScanPage
 from storage.memory import MemoryDocuments, MemoryObjects
-from storage.objects import ObjectsUnavailable
+from storage.objects import ObjectInfo, ObjectsUnavailable
 from tests.storage.caches import MemoryCache
 
 START_S = 1_750_000_000.0
@@ -42,6 +43,11 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now_s
+
+    async def sleep(self, seconds: float) -> None:
+        """Let them pass, and others do something."""
+        self.now_s += seconds
+        await asyncio.sleep(0)
 
     @property
     def now_ms(self) -> int:
@@ -76,27 +82,45 @@ class Documents(DocumentStore):
         self.before("due", ())
         return await self.inner.due(before, limit)
 
-    async def scan(self, *, cursor: str | None = None, limit: int = 256) -> ScanPage:
+    async def scan(self, *, cursor: str | None = None, limit: int = 256, part: int = 0, parts: int = 1) -> ScanPage:
         self.before("scan", ())
-        return await self.inner.scan(cursor=cursor, limit=limit)
+        return await self.inner.scan(cursor=cursor, limit=limit, part=part, parts=parts)
 
     async def close(self) -> None:
         await self.inner.close()
 
 
+def _nothing(method: str, keys: Sequence[str]) -> None:
+    return
+
+
 class Objects(MemoryObjects):
-    """Objects whose deletion can be made to fail."""
+    """Objects whose deletion can be made to fail. `before` and `after`: as for documents."""
 
     down = False
+    before: Callable[[str, Sequence[str]], None] = staticmethod(_nothing)
+    after: Callable[[str, Sequence[str]], None] = staticmethod(_nothing)
+
+    def heal(self) -> None:
+        self.before = self.after = _nothing
+
+    async def head(self, key: str) -> ObjectInfo | None:
+        self.before("head", [key])
+        found = await super().head(key)
+        self.after("head", [key])
+        return found
+
+    async def list(self, prefix: str, *, after: str = "") -> AsyncIterator[str]:
+        self.before("list", [prefix])
+        async for key in super().list(prefix, after=after):
+            yield key
 
     async def delete(self, keys: Sequence[str]) -> None:
         if self.down:
             raise ObjectsUnavailable("down")
+        self.before("delete", keys)
         await super().delete(keys)
-
-
-def _nothing(method: str, keys: Sequence[str]) -> None:
-    return
+        self.after("delete", keys)
 
 
 @dataclass
@@ -178,15 +202,29 @@ class Gateway:
             metrics=self.metrics,
             monotonic=self.clock,
         )
-        self.sweep = Sweep(
+        self.uploads = Uploads(
             changes=self.changes,
             service=self.service,
+            objects=self.objects,
+            metrics=self.metrics,
+            sleep=self.clock.sleep,
+        )
+        self.sweep = self.another_sweep()
+        self.wheel = Wheel(self.clock)
+        self.hub = Hub(self.changes, self.bus, self.metrics, self.wheel)
+
+    def another_sweep(self, *, rate: int = 0, sleep: Callable[[float], Awaitable[None]] | None = None) -> Sweep:
+        """The sweep of another worker, or of this one after a restart."""
+        return Sweep(
+            changes=self.changes,
+            uploads=self.uploads,
             registry=self.registry,
             objects=self.objects,
             metrics=self.metrics,
+            rate=rate,
+            monotonic=self.clock,
+            sleep=sleep or self.clock.sleep,
         )
-        self.wheel = Wheel(self.clock)
-        self.hub = Hub(self.changes, self.bus, self.metrics, self.wheel)
 
     def pass_time(self, seconds: float) -> None:
         self.clock.now_s += seconds

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
+from zlib import crc32
 
 from gateway.bus.bus import Dismissal, Kick, Listener, Publication
 from gateway.transit.state import ClientId
@@ -359,12 +360,15 @@ class SimulatedDocuments(DocumentStore):
         await self._call("due", [lambda: found.extend(self._state.due(name, before, limit))], found)
         return found
 
-    async def scan(self, *, cursor: str | None = None, limit: int = 256) -> ScanPage:
+    async def scan(self, *, cursor: str | None = None, limit: int = 256, part: int = 0, parts: int = 1) -> ScanPage:
+        """Each part has the documents whose keys' checksums say so, as in a store whose parts are parts."""
         pages: list[ScanPage] = []
         inner = self._state.inner
         few = min(limit, PAGE)
         await self._call("scan", [lambda: pages.append(at_once(inner.scan(cursor=cursor, limit=few)))], pages)
-        return pages[0]
+        [page] = pages
+        mine = [document for document in page.documents if crc32(document.key.encode()) % parts == part]
+        return ScanPage(mine, page.cursor)
 
     async def close(self) -> None:
         return

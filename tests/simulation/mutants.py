@@ -512,9 +512,9 @@ MUTANTS = (
     # --- The sweep
     Mutant(
         "no sweep completes what was uploaded and not confirmed, nor deletes what is nobody's",
-        "gateway/sweep.py",
-        "        for shard in SHARDS:\n            after",
-        "        for shard in ():\n            after",
+        "gateway/uploads.py",
+        "        settled = await asyncio.gather(*map(one, keys))\n",
+        "        settled: list[Settled] = []\n",
     ),
     # --- The client
     Mutant(

@@ -604,14 +604,16 @@ class Woken:
             return  # another was taken meanwhile
         after_ms = outcome.after_ms if isinstance(outcome, Retry) else None
         outage = outcome is None or (isinstance(outcome, Retry) and outcome.outage)
+        doubled_ms = policy.RETRY_FIRST_MS << min(watched.row.failures, 20)
+        most_s = min(policy.RETRY_MOST_MS, doubled_ms) / 1000
+        least_s = most_s / 2
         if after_ms is not None:
             least_s = most_s = after_ms / 1000
         elif outage and provider.pause_s:
-            least_s, most_s = provider.wait_s(now_s)
-        else:
-            doubled_ms = policy.RETRY_FIRST_MS << min(watched.row.failures, 20)
-            most_s = min(policy.RETRY_MOST_MS, doubled_ms) / 1000
-            least_s = most_s / 2
+            least, most = provider.wait_s(now_s)
+            # A breaker whose pause is over has nobody wait, unless it is being tried: this push began before it opened.
+            over = provider.until_s <= now_s
+            least_s, most_s = (min(least, least_s), max(most, most_s)) if over else (least, most)
         watched.failed_s, watched.retry_from_s, watched.retry_by_s = now_s, now_s + least_s, now_s + most_s
 
     # --- The end

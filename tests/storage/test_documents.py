@@ -25,7 +25,6 @@ from tests.redis_servers import RedisCluster, RedisServer, fresh
 from tests.storage.caches import MemoryCache
 from tests.storage.conftest import SetClock
 
-
 IN_ORDER = ["memory", "cached memory", "sqlite", "redis", "redis+cluster"]
 """Those that decide calls in the order in which they were made. DynamoDB's come over many connections at once."""
 
@@ -344,6 +343,29 @@ async def test_a_scan_returns_what_is_there_all_the_time_though_others_come_and_
     assert staying <= seen
 
 
+@pytest.mark.parametrize("parts", [1, 2, 4, 7])
+@pytest.mark.parametrize("limit", [1, 7, 1000])
+async def test_the_parts_of_a_scan_have_every_document_together(store: DocumentStore, parts: int, limit: int) -> None:
+    written = await store.commit([Document(f"client:{number}", 0, b"%d" % number, number) for number in range(40)])
+    cursors: dict[int, str | None] = dict.fromkeys(range(parts))
+    scanned: dict[str, Document] = {}
+    while cursors:  # each part goes on with its own cursor, whatever the others do in between
+        for part, cursor in [*cursors.items()]:
+            page = await store.scan(cursor=cursor, limit=limit, part=part, parts=parts)
+            scanned |= {document.key: document for document in page.documents}
+            cursors[part] = page.cursor
+            assert page.cursor != ""
+            if page.cursor is None:
+                del cursors[part]
+    assert scanned == {document.key: document for document in written}
+
+
+@pytest.mark.parametrize(("part", "parts"), [(-1, 4), (4, 4), (1, 1), (0, 0)])
+async def test_a_part_that_there_is_not_is_a_value_error(store: DocumentStore, part: int, parts: int) -> None:
+    with pytest.raises(ValueError, match="part"):
+        await store.scan(part=part, parts=parts)
+
+
 async def test_scanning_an_empty_store_ends_at_once(store: DocumentStore) -> None:
     page = await store.scan()
     assert (page.documents, page.cursor) == ([], None)
@@ -398,6 +420,7 @@ async def test_a_closed_store_is_unavailable(store: DocumentStore) -> None:
         store.peek(["client:a"]),
         store.due(1, 1),
         store.scan(),
+        store.scan(part=1, parts=2),
         store.commit([Document("client:a", 0, b"x")]),
     ):
         with pytest.raises(StoreUnavailable):
@@ -410,7 +433,8 @@ def test_the_body_is_not_shown() -> None:
 
 
 def test_the_schemes_are_named() -> None:
-    assert set(DOCUMENT_SCHEMES) == {"memory", "sqlite", "redis", "rediss", "redis+cluster", "rediss+cluster"}
+    redis = {"redis", "rediss", "redis+cluster", "rediss+cluster"}
+    assert set(DOCUMENT_SCHEMES) == {"memory", "sqlite", "dynamodb"} | redis
 
 
 @pytest.mark.parametrize("url", ["mysql://x", "", "sqlite", "path/to.db"])
