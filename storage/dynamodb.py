@@ -29,6 +29,7 @@ from storage.documents import (
     check_keys,
     check_part,
 )
+from storage.under_way import UnderWay
 from storage.usage import Usage
 
 INDEX = "due"
@@ -74,9 +75,7 @@ class DynamoDocuments(DocumentStore):
         self._shards = url.shards
         self._units = usage.units
         self._clock = clock
-        self._under_way = 0
-        self._finished = asyncio.Event()
-        self._closed = False
+        self._under_way = UnderWay()
 
     async def load(self, keys: Sequence[str]) -> list[Document]:
         check_keys(keys)
@@ -130,30 +129,19 @@ class DynamoDocuments(DocumentStore):
         raise ValueError("not a cursor of this part of this table")
 
     async def close(self) -> None:
-        self._closed = True
-        if self._under_way:
-            await self._finished.wait()
+        await self._under_way.close()
         await self._client.close()
 
     @contextmanager
     def _call(self) -> Iterator[None]:
-        if self._closed:
-            raise StoreUnavailable("the store is closed")
-        self._under_way += 1
-        try:
-            yield
-        except (AwsUnavailable, AwsRefusal) as error:
-            self._client.tell(error)
-            raise StoreUnavailable(str(error)) from error
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise StoreUnavailable("dynamodb: an answer that makes no sense") from error
-        finally:
-            self._end_call()
-
-    def _end_call(self) -> None:
-        self._under_way -= 1
-        if self._closed and not self._under_way:
-            self._finished.set()
+        with self._under_way:
+            try:
+                yield
+            except (AwsUnavailable, AwsRefusal) as error:
+                self._client.tell(error)
+                raise StoreUnavailable(str(error)) from error
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                raise StoreUnavailable("dynamodb: an answer that makes no sense") from error
 
     async def _ask(self, call: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         answer = await self._dynamodb.call(

@@ -25,6 +25,7 @@ from storage.documents import (
 from storage.redis_client import RedisClient, Script
 from storage.redis_connection import RedisRefusal, RedisUnavailable
 from storage.redis_url import Address, RedisUrl
+from storage.under_way import UnderWay
 from storage.usage import Usage
 
 TIMEOUT_S = 2.0
@@ -148,9 +149,7 @@ class RedisDocuments(DocumentStore):
         self._clock = clock
         prefix = url.prefix.encode()
         self._buckets = [_bucket(b"%s{%s}" % (prefix, tag)) for tag in TAGS]
-        self._under_way = 0
-        self._finished = asyncio.Event()
-        self._closed = False
+        self._under_way = UnderWay()
         self._inspection = asyncio.create_task(self._inspect())
 
     async def load(self, keys: Sequence[str]) -> list[Document]:
@@ -199,30 +198,18 @@ class RedisDocuments(DocumentStore):
         return ScanPage([document for document in found if document.version], None if ended else f"{number}:{after}")
 
     async def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            self._inspection.cancel()
-        if self._under_way:
-            await self._finished.wait()
+        self._inspection.cancel()
+        await self._under_way.close()
         await asyncio.wait([self._inspection])
         await self._client.close()
 
     @contextmanager
     def _call(self) -> Iterator[None]:
-        if self._closed:
-            raise StoreUnavailable("the store is closed")
-        self._under_way += 1
-        try:
-            yield
-        except RedisUnavailable as error:
-            raise StoreUnavailable(str(error)) from error
-        finally:
-            self._end_call()
-
-    def _end_call(self) -> None:
-        self._under_way -= 1
-        if self._closed and not self._under_way:
-            self._finished.set()
+        with self._under_way:
+            try:
+                yield
+            except RedisUnavailable as error:
+                raise StoreUnavailable(str(error)) from error
 
     def _bucket_of(self, key: bytes) -> _Bucket:
         return self._buckets[crc32(key) % len(self._buckets)]
