@@ -1,17 +1,22 @@
 """Stands in for DynamoDB where a benchmark asks for more than an emulator can answer: items in a dict, no checks.
 
 It does what the store of documents asks of it: GetItem, BatchGetItem, PutItem with its three conditions, Query and
-Scan, which find nothing. For S3 it answers every HEAD and DELETE as if the object were there. Prints its port.
+Scan, which find nothing. For S3 it answers every HEAD and DELETE as if the object were there. Over TLS, with
+a certificate of an authority that it puts into the folder it is given (`ca.pem`). Prints its port.
 """
 
 import asyncio
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 import httptools
 import orjson
 import uvloop
+
+from push.simulators.certificates import Authority
 
 Item = dict[str, dict[str, str]]
 
@@ -100,12 +105,12 @@ class Connection(asyncio.Protocol):
         self._transport.write(head + headers + b"Connection: keep-alive\r\nx-amzn-RequestId: ABC\r\n\r\n" + body)
 
 
-async def main() -> None:
-    table = Table()
-    server = await asyncio.get_running_loop().create_server(lambda: Connection(table), "127.0.0.1", 0)
+async def main(folder: Path) -> None:
+    table, tls = Table(), Authority(folder).server_context()
+    server = await asyncio.get_running_loop().create_server(lambda: Connection(table), "127.0.0.1", 0, ssl=tls)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    uvloop.run(main())
+    uvloop.run(main(Path(sys.argv[1])))

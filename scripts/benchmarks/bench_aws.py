@@ -1,8 +1,8 @@
 """What Amazon's services cost the gateway in CPU: a call of the store, a signed URL, a status change on DynamoDB.
 
-What answers is no DynamoDB but a program that answers at once (scripts/benchmarks/amazon.py), over plain HTTP: the
-figures are the gateway's own. Beside ours, what aiobotocore takes for the same calls, in a process of its own with its
-own packages; rounds in turns. Calls of the store: this process's CPU. Status changes: as in scripts/bench.
+What answers is no DynamoDB but a program that answers at once (scripts/benchmarks/amazon.py), over TLS as Amazon does:
+the figures are the gateway's own. Beside ours, what aiobotocore takes for the same calls, in a process of its own with
+its own packages; rounds in turns. Calls of the store: this process's CPU. Status changes: as in scripts/bench.
 """
 
 import argparse
@@ -29,13 +29,15 @@ NAMES = {"load": "load a document", "commit": "commit one", "head": "HEAD of an 
 @contextmanager
 def stand_in() -> Iterator[str]:
     """Where what stands in for Amazon answers."""
-    program = ROOT / "scripts" / "benchmarks" / "amazon.py"
-    with subprocess.Popen([sys.executable, program], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
-        finally:
-            process.kill()
+    with tempfile.TemporaryDirectory(prefix="gateway-bench-") as folder:
+        command = [sys.executable, str(ROOT / "scripts" / "benchmarks" / "amazon.py"), folder]
+        os.environ["AWS_CA_BUNDLE"] = f"{folder}/ca.pem"
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            try:
+                yield f"https://127.0.0.1:{process.stdout.readline().strip()}"
+            finally:
+                process.kill()
 
 
 async def ours(endpoint: str, count: int, at_once: int) -> dict[str, float]:
