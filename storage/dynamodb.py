@@ -139,7 +139,9 @@ class DynamoDocuments(DocumentStore):
                 yield
             except (AwsUnavailable, AwsRefusal) as error:
                 self._client.tell(error)
-                raise StoreUnavailable(str(error)) from error
+                missing = isinstance(error, AwsRefusal) and error.code == "ResourceNotFoundException"
+                told = f"there is no table {self._table}: `gateway setup` makes it" if missing else str(error)
+                raise StoreUnavailable(told) from error
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 raise StoreUnavailable("dynamodb: an answer that makes no sense") from error
 

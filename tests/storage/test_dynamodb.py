@@ -207,7 +207,7 @@ async def test_what_is_refused_is_unavailable_at_once_and_told(table: Table, cap
 
 async def test_a_table_that_is_not_there_is_unavailable(aws: Ministack) -> None:
     async with open_documents(f"dynamodb://nothing?endpoint={aws.endpoint}") as store:
-        with pytest.raises(StoreUnavailable, match="ResourceNotFoundException"):
+        with pytest.raises(StoreUnavailable, match="there is no table nothing: `gateway setup` makes it"):
             await store.load(["client:a"])
 
 
