@@ -217,7 +217,7 @@ class DynamoDocuments(DocumentStore):
                 return None
             # Removed by somebody whose clock is ahead of this one's.
             compared = int(had["v"]["N"])
-            version, condition = compared + 1, f"{_VERSION} AND attribute_exists(x)"
+            version, condition = compared + 1, _VERSION  # which no document has had
 
     async def _absent(self, key: str) -> int | None:
         """Removing what is not there writes nothing."""

@@ -182,10 +182,15 @@ async def test_a_version_above_the_stored_one_is_a_conflict(store: DocumentStore
     assert await store.load(["client:a"]) == [written]
 
 
-async def test_making_a_document_that_is_there_is_a_conflict(store: DocumentStore) -> None:
+async def test_making_or_removing_what_was_thought_not_to_be_there_is_a_conflict(
+    store: DocumentStore, clock: SetClock
+) -> None:
     await put(store, "client:a")
-    with pytest.raises(Conflict):
-        await store.commit([Document("client:a", 0, b"new")])
+    clock.now_s += 1
+    for body in (b"new", b""):
+        with pytest.raises(Conflict):
+            await store.commit([Document("client:a", 0, body)])
+    assert [document.body for document in await store.load(["client:a"])] == [b"x"]
 
 
 async def test_replacing_a_document_that_was_removed_is_a_conflict(store: DocumentStore) -> None:

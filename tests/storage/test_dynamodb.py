@@ -8,11 +8,13 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from zlib import crc32
 
 import pytest
 
 from storage import dynamodb, open_documents
 from storage.aws import client
+from storage.aws.url import DEFAULT_SHARDS
 from storage.documents import MAX_BODY_BYTES, Conflict, Document, DocumentStore, Due, StoreUnavailable
 from storage.usage import Usage
 from tests.aws_proxy import (
@@ -28,6 +30,7 @@ from tests.aws_proxy import (
     cut_before,
     cut_within,
     first,
+    passed,
     proxy,
     refused,
     trickled,
@@ -150,6 +153,23 @@ async def test_a_document_whose_making_arrives_after_its_removal_stays_removed(a
         held.release()
         assert (await within(held.answered())).status == 400
         assert await table.store.load([made.key]) == [Document(made.key)]
+
+
+async def test_whatever_is_read_is_what_was_written_last(table: Table) -> None:
+    """Amazon answers from any copy, unless it is asked for the newest; the index has no such promise."""
+    asked: list[tuple[str, bool]] = []
+
+    async def watched(exchange: Exchange) -> None:
+        body = json.loads(exchange.request.body)
+        [wanted] = body["RequestItems"].values() if "RequestItems" in body else [body]
+        asked.append((exchange.request.operation, wanted["ConsistentRead"]))
+        await passed(exchange)
+
+    table.between.fault = lambda _: watched
+    await table.store.load(["client:a"])
+    await table.store.load(["client:a", "client:b"])
+    await table.store.scan()
+    assert asked == [("GetItem", True), ("BatchGetItem", True), ("Scan", True)]
 
 
 async def test_a_slow_answer_is_waited_for(table: Table) -> None:
@@ -330,6 +350,14 @@ async def test_due_documents_are_spread_over_the_shards_and_come_oldest_first(ta
     expected = [Due(document.key, document.due or 0) for document in reversed(documents)]
     for limit in (1, 7, 64, 200, 300):
         assert await table.store.due(1000, limit) == expected[:limit]
+
+
+async def test_the_oldest_come_first_though_all_are_in_one_shard(table: Table) -> None:
+    keys = [key for number in range(600) if crc32((key := f"client:{number}").encode()) % DEFAULT_SHARDS == 3][:40]
+    for due, key in enumerate(keys):
+        await make(table.store, key, due=due)
+    for limit in (1, 10, 30, 50):
+        assert await table.store.due(1000, limit) == [Due(key, due) for due, key in enumerate(keys)][:limit]
 
 
 async def test_more_shards_can_be_had_at_any_time(aws: Ministack, clock: SetClock) -> None:

@@ -14,7 +14,7 @@ from storage.aws.connection import Answer
 from storage.aws.signing import Keys
 from storage.aws.url import AwsMisconfigured, AwsUrl
 from storage.usage import Usage
-from tests.aws_proxy import Held, Proxy, always, cut_before, first, proxy, refused
+from tests.aws_proxy import Held, Proxy, always, answered, cut_before, first, proxy, refused
 from tests.aws_servers import Environment, Ministack
 from tests.running import within
 
@@ -116,6 +116,31 @@ async def test_what_cannot_be_done_again_and_again_is_given_up_in_time(aws: Mini
         assert usage.requests["dynamodb", "ListTables"] == len(between.seen) > 2
 
 
+async def test_one_try_that_hangs_takes_no_longer_than_all_may(aws: Ministack) -> None:
+    async with dynamodb(aws, deadline_s=0.3) as (service, between):
+        between.fault = always("ListTables", Held())
+        began = time.monotonic()
+        with pytest.raises(AwsUnavailable, match="no answer in time"):
+            await service.call("ListTables", {})
+        assert time.monotonic() - began < 0.9
+
+
+async def test_what_succeeds_pays_for_repeats_again(aws: Ministack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapter, "REPEATS", 10.0)
+    async with dynamodb(aws) as (service, between):
+
+        async def tries() -> int:
+            between.fault, before = always("GetItem", refused(500, "InternalServerError")), len(between.seen)
+            with pytest.raises(AwsUnavailable):
+                await service.call("GetItem", {})
+            return len(between.seen) - before
+
+        assert [await tries(), await tries()] == [3, 1]
+        for _ in range(5):
+            await service.call("ListTables", {})
+        assert [await tries(), await tries()] == [2, 1]
+
+
 async def test_one_try_that_hangs_is_not_all_there_is(aws: Ministack) -> None:
     async with dynamodb(aws) as (service, between):
         between.fault = first(1, "ListTables", Held())
@@ -170,7 +195,22 @@ async def test_a_client_that_is_closed_gives_up_at_once(aws: Ministack) -> None:
                 await within(call)
 
 
+@pytest.mark.parametrize("body", [b"", b"[]", b"what"])
+async def test_an_answer_that_is_no_object_is_none(aws: Ministack, body: bytes) -> None:
+    async with dynamodb(aws) as (service, between):
+        between.fault = lambda _: answered(200, body)
+        with pytest.raises(AwsUnavailable, match="dynamodb ListTables: an answer that is no object of JSON"):
+            await service.call("ListTables", {})
+
+
 # --- Pure parts
+
+
+def test_pauses_are_random_and_grow_to_a_limit() -> None:
+    pauses = {tries: [adapter.jitter_s(tries) for _ in range(200)] for tries in (0, 3, 50)}
+    for tries, longest in ((0, adapter.PAUSE_S), (3, adapter.PAUSE_S * 8), (50, adapter.MOST_PAUSE_S)):
+        assert len(set(pauses[tries])) > 100
+        assert longest / 2 < max(pauses[tries]) <= longest
 
 
 @pytest.mark.parametrize(
