@@ -22,6 +22,9 @@ RENEW_S = 15 * 60
 LEAST_S = 5.0
 """Where they are good for less than this, better ones are waited for while they are looked for."""
 
+WAIT_S = 5.0
+"""No longer than this: whoever gives them may hang."""
+
 RETRY_S = 30.0
 """How often credentials are looked for at most."""
 URGENT_S = 60.0
@@ -53,7 +56,7 @@ class Credentials:
         if left_s < RENEW_S:
             self._renew(URGENT_RETRY_S if self._left_s() < URGENT_S else RETRY_S)
         if left_s < LEAST_S and self._renewal is not None:
-            await asyncio.wait([self._renewal])
+            await asyncio.wait([self._renewal], timeout=WAIT_S)
         if self._keys is None or self._left_s() <= 0:
             raise CredentialsUnavailable("there are no AWS credentials now that have not expired")
         return self._keys

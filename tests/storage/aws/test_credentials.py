@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from storage.aws import credentials as module
 from storage.aws.credentials import (
     LEAST_S,
     RENEW_S,
@@ -284,6 +285,19 @@ async def test_keys_that_were_refused_are_all_there_is_while_the_source_fails(cl
 
 
 # --- Closing, and what is shown
+
+
+async def test_a_source_that_hangs_is_not_waited_for_for_ever(clock: SetClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WAIT_S", 0.05)
+    source = Source(until_s(START_S + HOUR_S))
+    source.may.clear()
+    async with of(source, clock) as credentials:
+        with unavailable():
+            await within(credentials.keys())
+        source.may.set()
+        await renewed(credentials)
+        assert await within(credentials.keys()) == source.gives
+        assert source.looks == 1
 
 
 async def test_closing_waits_for_no_source(clock: SetClock) -> None:
