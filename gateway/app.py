@@ -34,6 +34,7 @@ from gateway.live.arrivals import Arrivals
 from gateway.live.connection import Keepalive
 from gateway.live.hub import Hub
 from gateway.live.wheel import Wheel
+from gateway.mending import Mending
 from gateway.metrics import Metrics
 from gateway.parsers import PushContent, scheme_of
 from gateway.registry import Registry
@@ -212,7 +213,7 @@ def wired(
     sweep = Sweep(
         changes=changes,
         uploads=uploads,
-        registry=registry,
+        mending=Mending(changes, registry),
         objects=objects,
         metrics=metrics,
         rate=settings.sweep_rate,

@@ -95,7 +95,7 @@ def _kind(name: str, labels: Mapping[str, str]) -> Kind | None:
             return VIDEOS
         case "gateway_video_bytes_total":
             return BYTES
-        case "gateway_calls_total" if (labels.get("call"), labels.get("status")) == ("content", "307"):
+        case "gateway_calls_total" if labels.get("call") == "content" and labels.get("status") in {"200", "307"}:
             return DOWNLOADS
     return None
 

@@ -8,28 +8,22 @@ at every few minutes, by one worker of all; everything that is kept, once a day,
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from time import monotonic as system_monotonic
 
-from gateway.changes import CLIENT_PREFIX, Changes, States
-from gateway.errors import Unavailable
+from gateway.changes import Changes
+from gateway.mending import ACTIONS, Found, Mending
 from gateway.metrics import Metrics
 from gateway.progress import PARTS, Notes, Overtaken, Progress
-from gateway.registry import TOKEN_PREFIX, Registry, TokenOwner, decode_owner
-from gateway.transit import pairs, sealing
-from gateway.transit.decisions import Decision, VideoRef
-from gateway.transit.policy import HOUR_MS
-from gateway.transit.state import ClientId, ClientState, UnreadableDocument, decode
-from gateway.uploads import SHARDS, Fate, Settled, Uploads, readable, senders_of
-from storage.documents import Conflict, Document, ScanPage, StoreUnavailable
+from gateway.transit.decisions import VideoRef
+from gateway.transit.state import ClientId, ClientState
+from gateway.uploads import SHARDS, Fate, Settled, Uploads, senders_of
+from storage.documents import Conflict, ScanPage, StoreUnavailable
 from storage.objects import ObjectStore, ObjectsUnavailable, ServedObjectStore
 
 PAGE = 100
 """Objects that are looked at together, and documents of each part."""
-
-MOST_PEERS = 500
-"""Pairs' other halves that are held at a time, or those of one more client."""
 
 MOST_KEPT = 1_000_000 // len(SHARDS)
 """Recent objects of a shard that are remembered as seen to; others are looked at again every round. 250,000 of them,
@@ -38,43 +32,7 @@ of all shards, take 17 MB."""
 LOOK_S = 60.0
 """How soon to look again at a full pass that another worker is at, or that had to wait."""
 
-TOKEN_REST_MS = HOUR_MS
-"""A token's document younger than this may belong to a registration that is still under way."""
-
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Found:
-    """What one round saw and did. `objects` were listed, `documents` scanned, `clients` loaded besides."""
-
-    objects: int = 0
-    documents: int = 0
-    clients: int = 0
-    completed: int = 0
-    deleted: int = 0
-    mended: int = 0
-    tidied: int = 0
-    tokens: int = 0
-    partial: int = 0
-    failed: int = 0
-
-    @property
-    def did_something(self) -> bool:
-        """Whether there was anything to do."""
-        return any(getattr(self, action) for action in ACTIONS)
-
-    def __str__(self) -> str:
-        return (
-            f"{self.objects} objects, {self.documents} documents and {self.clients} clients read: "
-            f"{self.completed} uploads completed, {self.deleted} objects deleted, {self.mended} pairs mended, "
-            f"{self.tidied} documents tidied, {self.tokens} tokens removed, "
-            f"{self.partial} broken uploads discarded, {self.failed} failed"
-        )
-
-
-ACTIONS = ("completed", "deleted", "mended", "tidied", "tokens", "partial", "failed")
-"""What of `Found` was done; the rest was only read."""
 
 
 class RefusedCursor(Exception):
@@ -111,7 +69,7 @@ class Sweep:
         *,
         changes: Changes,
         uploads: Uploads,
-        registry: Registry,
+        mending: Mending,
         objects: ObjectStore,
         metrics: Metrics,
         rate: int = 0,
@@ -120,7 +78,7 @@ class Sweep:
     ) -> None:
         self._changes = changes
         self._uploads = uploads
-        self._registry = registry
+        self._mending = mending
         self._objects = objects
         self._metrics = metrics
         self._notes = Notes(changes.documents, changes.now)
@@ -220,15 +178,15 @@ class Sweep:
 
         An upload whose second half was lost is mended here, within minutes.
         """
-        senders = await self._load(senders_of(keys), found)
+        senders = await self._mending.load(senders_of(keys), found)
         settled = await self._settle(keys, senders, found)
         refs = {item.key: ref for item in settled if item.fate is Fate.KEPT and (ref := VideoRef.parse(item.key))}
         # Loaded after the senders: a call that is between its two writes has mostly done the second by now.
-        recipients = await self._load({ref.recipient_id for ref in refs.values()}, found)
+        recipients = await self._mending.load({ref.recipient_id for ref in refs.values()}, found)
         done = [item.key for item in settled if item.fate is Fate.COMPLETED]
         for key, ref in refs.items():
             recipient = recipients.get(ref.recipient_id)
-            if recipient is not None and await self._mend(recipient, senders[ref.sender_id], found):
+            if recipient is not None and await self._mending.pair(recipient, senders[ref.sender_id], found):
                 done.append(key)
         return done
 
@@ -291,7 +249,7 @@ class Sweep:
 
     async def _objects_page(self, progress: Progress, keys: Sequence[str], found: Found, pace: Pace) -> Progress:
         found.objects += len(keys)
-        await self._settle(keys, await self._load(senders_of(keys), found), found)
+        await self._settle(keys, await self._mending.load(senders_of(keys), found), found)
         progress = await self._notes.reached(replace(progress, after=keys[-1]))
         await pace.rest(len(keys))
         return progress
@@ -311,7 +269,7 @@ class Sweep:
         while unfinished := [part for part, cursor in enumerate(progress.cursors) if cursor is not None]:
             pages = await asyncio.gather(*(self._scan(part, progress.cursors[part]) for part in unfinished))
             documents = [document for page in pages for document in page.documents]
-            await self._documents_page(documents, found)
+            await self._mending.page(documents, found)
             cursors = {part: page.cursor for part, page in zip(unfinished, pages, strict=True)}
             progress = replace(progress, cursors=tuple(cursors.get(part) for part in range(PARTS)))
             progress = await self._notes.reached(progress)
@@ -326,106 +284,6 @@ class Sweep:
                 raise RefusedCursor from error
             raise
 
-    async def _documents_page(self, documents: Sequence[Document], found: Found) -> None:
-        """Look after these documents. Those of nobody known, such as the sweep's own, are counted and left alone."""
-        found.documents += len(documents)
-        clients: list[ClientState] = []
-        tokens: dict[str, TokenOwner] = {}
-        for document in documents:
-            try:
-                if document.key.startswith(CLIENT_PREFIX):
-                    clients.append(decode(ClientId(document.key.removeprefix(CLIENT_PREFIX)), document.body))
-                elif document.key.startswith(TOKEN_PREFIX):
-                    owner = decode_owner(document.body)
-                    if owner is not None and document.version <= self._resting() * 1000:
-                        tokens[document.key.removeprefix(TOKEN_PREFIX)] = owner
-            except UnreadableDocument as error:
-                found.failed += 1
-                log.error("a stored document cannot be read", extra={"key": document.key[:6], "error": str(error)})
-        for state in clients:
-            await self._tidy(state, found)
-        for some in _few_peers(clients):
-            await self._mend_all(some, found)
-        await self._tokens(tokens, found)
-
-    async def _mend_all(self, states: Sequence[ClientState], found: Found) -> None:
-        """Mend the pairs of these clients whose two documents do not agree."""
-        peers = await self._load({peer for state in states for peer in _peers(state)}, found)
-        for state in states:
-            for peer in sorted(_peers(state) & peers.keys()):
-                await self._mend(state, peers[peer], found)
-                await self._mend(peers[peer], state, found)
-
-    async def _mend(self, recipient: ClientState, sender: ClientState, found: Found) -> bool:
-        """Have the two documents of a pair agree; whether they do."""
-        if pairs.agree(recipient, sender):
-            return True
-        try:
-            # They were not read together, so they may only seem to differ: `repair` looks again, in order.
-            if await self._changes.repair(recipient.client_id, sender.client_id):
-                found.mended += 1
-        except Unavailable as error:
-            _failed(found, error)
-            return False
-        return True
-
-    async def _tidy(self, state: ClientState, found: Found) -> None:
-        """Let a client that nothing happens to any more forget what it need not remember; at last its document goes."""
-        policy = self._changes.policy
-        if sealing.sealed(state, now=self._changes.now(), policy=policy) == state:
-            return
-
-        async def rule(states: States, now: int) -> Decision:
-            return Decision(sealing.sealed(states[state.client_id], now=now, policy=policy))
-
-        try:
-            await self._changes.run(state.client_id, rule)
-        except Unavailable as error:
-            _failed(found, error)
-        else:
-            found.tidied += 1
-
-    async def _tokens(self, tokens: Mapping[str, TokenOwner], found: Found) -> None:
-        """Remove tokens that their owners' devices do not have (any more). `tokens`: by key, none of them young."""
-        owners = await self._load({owner.client_id for owner in tokens.values()}, found)
-        for key, owner in tokens.items():
-            state = owners.get(owner.client_id)
-            device = state.devices.get(owner.device_id) if state else None
-            if state is None or (device is not None and device.token_key == key):
-                continue
-            try:
-                await self._registry.release(owner.client_id, owner.device_id, key, before=self._resting())
-            except Unavailable as error:
-                _failed(found, error)
-            else:
-                found.tokens += 1
-
-    def _resting(self) -> int:
-        """A token's document that was written before this time (ms) is no registration under way."""
-        return self._changes.now() - TOKEN_REST_MS
-
-    async def _load(self, client_ids: Collection[ClientId], found: Found) -> dict[ClientId, ClientState]:
-        found.clients += len(client_ids)
-        return await readable(self._changes, client_ids)
-
-
-def _peers(state: ClientState) -> set[ClientId]:
-    return {*state.incoming, *state.outgoing}
-
-
-def _few_peers(states: Iterable[ClientState]) -> Iterator[list[ClientState]]:
-    """The same clients in parts whose peers can be held at a time."""
-    some: list[ClientState] = []
-    held = 0
-    for state in states:
-        some.append(state)
-        held += len(_peers(state))
-        if held >= MOST_PEERS:
-            yield some
-            some, held = [], 0
-    if some:
-        yield some
-
 
 async def _or_later(work: Awaitable[float], later_s: float) -> float:
     """In how many seconds to go on, as `work` says, or later where it fails."""
@@ -439,11 +297,6 @@ async def _or_later(work: Awaitable[float], later_s: float) -> float:
         # A fault of ours that comes again each time must not have everything read again at once.
         log.exception("the sweep failed, and goes on later")
     return later_s
-
-
-def _failed(found: Found, error: Unavailable) -> None:
-    found.failed += 1
-    log.warning("a document must wait", extra={"error": error.detail})
 
 
 def _tell(what: str, found: Found) -> None:

@@ -26,10 +26,10 @@ from gateway.live.closing import CloseCode
 from gateway.live.connection import MESSAGE_BYTES
 from gateway.live.handshake import BEARER, SUBPROTOCOL
 from gateway.live.hub import CHECK_S, DRAIN_PART, HELD_PER_CLIENT, SOCKETS_PER_CLIENT
+from gateway.mending import ACTIONS
 from gateway.metrics import Metrics
 from gateway.server import HEAD_BYTES, HEAD_S, KEEP_ALIVE_S, SPARE, UNREAD_S
 from gateway.supervisor import HUNG
-from gateway.sweep import ACTIONS
 from gateway.transit.decisions import Reason, Result
 from gateway.transit.policy import Policy
 from gateway.transit.state import Status

@@ -18,7 +18,8 @@ gateway_videos_total{status="uploaded"} 100.0
 gateway_videos_created{status="uploaded"} 1.7e+09
 gateway_videos_total{status="viewed"} 80.0
 gateway_video_bytes_total 5e+08
-gateway_calls_total{call="content",status="307"} 70.0
+gateway_calls_total{call="content",status="307"} 20.0
+gateway_calls_total{call="content",status="200"} 50.0
 gateway_calls_total{call="content",status="404"} 3.0
 gateway_due_age_seconds NaN
 process_start_time_seconds 1000.0

@@ -13,6 +13,7 @@ from gateway.bus.memory import MemoryBus
 from gateway.changes import CLIENT_PREFIX, Changes
 from gateway.live.hub import Hub
 from gateway.live.wheel import Wheel
+from gateway.mending import Mending
 from gateway.metrics import Metrics
 from gateway.registry import Registry
 from gateway.removals import Removals
@@ -218,7 +219,7 @@ class Gateway:
         return Sweep(
             changes=self.changes,
             uploads=self.uploads,
-            registry=self.registry,
+            mending=Mending(self.changes, self.registry),
             objects=self.objects,
             metrics=self.metrics,
             rate=rate,

@@ -10,13 +10,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway import processes, progress, sweep
+from gateway import mending, processes, progress, sweep
 from gateway.changes import CLIENT_PREFIX
 from gateway.errors import TooManyInTransit, Unavailable
+from gateway.mending import Found
 from gateway.progress import FULL_KEY, TURN_KEY, Progress, Turn
 from gateway.registry import TOKEN_PREFIX, TokenOwner, encode_owner, hash_token
 from gateway.service import Said
-from gateway.sweep import Found, Sweep
+from gateway.sweep import Sweep
 from gateway.transit.decisions import DUPLICATE, VideoRef
 from gateway.transit.policy import DAY_MS, HOUR_MS, Policy
 from gateway.transit.state import ClientId, Status
@@ -623,11 +624,11 @@ async def test_the_peers_of_a_page_are_loaded_together_and_few_of_many_at_a_time
     for number in range(30):
         await gateway.send(ClientId(f"sender{number:02}"), ClientId(f"recipient{number:02}"))
     loaded = loads(gateway)
-    await gateway.sweep._documents_page((await gateway.documents.inner.scan()).documents, Found())
+    await gateway.sweep._mending.page((await gateway.documents.inner.scan()).documents, Found())
     assert [len(keys) for keys in loaded] == [60]
-    monkeypatch.setattr(sweep, "MOST_PEERS", 7)
+    monkeypatch.setattr(mending, "MOST_PEERS", 7)
     loaded.clear()
-    await gateway.sweep._documents_page((await gateway.documents.inner.scan()).documents, Found())
+    await gateway.sweep._mending.page((await gateway.documents.inner.scan()).documents, Found())
     assert [len(keys) for keys in loaded] == [7] * 8 + [4]
 
 

@@ -35,7 +35,7 @@ from starlette.types import ASGIApp
 import gateway.api.calls
 import gateway.live.wheel
 import gateway.registry
-from gateway import app, sweep, wakeups
+from gateway import app, mending, wakeups
 from gateway.api.auth import issue_token
 from gateway.api.socket import SocketDoor
 from gateway.app import Gateway
@@ -332,7 +332,7 @@ def scaled(*, worker_s: float = 2.0) -> Iterator[None]:
             (devices, "BACKGROUND_SPACING_MS", 60_000),
             (policy, "RETRY_MOST_MS", 60_000),
             (devices, "RETRY_MOST_MS", 60_000),
-            (sweep, "TOKEN_REST_MS", 300_000),
+            (mending, "TOKEN_REST_MS", 300_000),
             (wakeups, "HOUR_MS", 60_000),
             (wakeups, "POLL_S", worker_s),
             (breaker, "MOST_FAILURES", 3),
