@@ -58,14 +58,14 @@ class Reading(Collector):
 
 
 class Readings(Collector):
-    """A counter with two labels that somebody else keeps in `counts`, by the values of `labels`."""
+    """A counter with labels that somebody else keeps in `counts`, by the values of `labels`."""
 
     def __init__(
         self,
         name: str,
         documentation: str,
-        labels: tuple[str, str],
-        counts: Mapping[tuple[str, str], float],
+        labels: tuple[str, ...],
+        counts: Mapping[tuple[str, str], float] | Mapping[tuple[str, str, str], float],
         registry: CollectorRegistry,
     ) -> None:
         self._name = name
@@ -202,7 +202,7 @@ class Metrics:
         self.store_units = Readings(
             "gateway_store_units",
             "What the stores said that it costs, in units of their own",
-            ("store", "kind"),
+            ("store", "call", "kind"),
             usage.units,
             r,
         )

@@ -9,6 +9,7 @@ import signal
 import sys
 import tempfile
 import threading
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -327,8 +328,11 @@ def _cost(usage: Usage) -> Iterator[str]:
     """A line for each store that counts: requests by call, and the units that it charges."""
     for store in sorted({store for store, _ in usage.requests}):
         requests = [f"{count} {call}" for (of, call), count in sorted(usage.requests.items()) if of == store]
-        units = [f"{count:g} {kind} units" for (of, kind), count in sorted(usage.units.items()) if of == store]
-        yield f"{store}: {', '.join([*requests, *units])}"
+        units: defaultdict[str, float] = defaultdict(float)
+        for (of, _, kind), count in usage.units.items():
+            if of == store:
+                units[kind] += count
+        yield f"{store}: {', '.join([*requests, *(f'{units[kind]:g} {kind} units' for kind in sorted(units))])}"
 
 
 def setup(settings: Settings) -> Iterator[str]:

@@ -154,7 +154,8 @@ class DynamoDocuments(DocumentStore):
 
     def _count(self, call: str, consumed: Mapping[str, Any] | None) -> None:
         if consumed is not None:
-            self._units["dynamodb", "write" if call == "PutItem" else "read"] += consumed.get("CapacityUnits", 0)
+            kind = "write" if call == "PutItem" else "read"
+            self._units["dynamodb", call, kind] += consumed.get("CapacityUnits", 0)
 
     # --- Reading
 
@@ -250,7 +251,7 @@ class DynamoDocuments(DocumentStore):
                 raise
             had: Item = parsed(error.answer).get("Item") or {}
             # It is paid for, though the answer does not say so ("Read/write capacity mode", DynamoDB Developer Guide).
-            self._units["dynamodb", "write"] += _write_units(had)
+            self._units["dynamodb", "PutItem", "write"] += _write_units(had)
             return had
         return None
 

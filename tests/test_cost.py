@@ -275,7 +275,7 @@ def test_the_bill_for_machines_has_the_same_numbers() -> None:
 
 
 METRICS = """\
-gateway_store_units_total{store="dynamodb",kind="write"} 1000
+gateway_store_units_total{store="dynamodb",call="PutItem",kind="write"} 1000
 gateway_videos_total{status="uploaded"} 100
 process_start_time_seconds 1000
 """

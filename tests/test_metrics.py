@@ -35,10 +35,10 @@ def test_what_the_stores_counted_is_exposed_as_it_is_now() -> None:
     metrics = Metrics(usage)
     assert not [name for name, _ in exposed(metrics.exposition()) if name.startswith("gateway_store_")]
     usage.requests["dynamodb", "PutItem"] += 3
-    usage.units["dynamodb", "write"] += 4.5  # type: ignore[assignment]
+    usage.units["dynamodb", "PutItem", "write"] += 4.5
     found = exposed(metrics.exposition())
     assert found["gateway_store_requests_total", labels(store="dynamodb", call="PutItem")] == 3
-    assert found["gateway_store_units_total", labels(store="dynamodb", kind="write")] == 4.5
+    assert found["gateway_store_units_total", labels(store="dynamodb", call="PutItem", kind="write")] == 4.5
     usage.requests["dynamodb", "PutItem"] += 1
     found = exposed(metrics.exposition())
     assert found["gateway_store_requests_total", labels(store="dynamodb", call="PutItem")] == 4

@@ -13,7 +13,8 @@ COUNTED = """\
 # TYPE gateway_store_requests_total counter
 gateway_store_requests_total{call="PutItem",store="dynamodb"} 800.0
 gateway_store_requests_total{store="s3",call="HeadObject"} 1e+02
-gateway_store_units_total{store="dynamodb",kind="write"} 1000.5
+gateway_store_units_total{store="dynamodb",call="PutItem",kind="write"} 1000.25
+gateway_store_units_total{store="dynamodb",call="Other",kind="write"} 0.25
 gateway_videos_total{status="uploaded"} 100.0
 gateway_videos_created{status="uploaded"} 1.7e+09
 gateway_videos_total{status="viewed"} 80.0

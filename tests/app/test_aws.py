@@ -61,7 +61,8 @@ class Bill:
         self._units, self._requests = self._usage.units.copy(), self._usage.requests.copy()
 
     def units(self, kind: str) -> float:
-        return self._usage.units["dynamodb", kind] - self._units["dynamodb", kind]
+        now, before = self._usage.units, self._units
+        return sum(now[key] - before[key] for key in list(now) if key[2] == kind)
 
     def requests(self, *calls: str) -> int:
         changed = self._usage.requests - self._requests

@@ -291,7 +291,8 @@ def test_what_a_sweep_cost_is_said_of_each_store_that_counts() -> None:
     usage = Usage()
     assert [*processes._cost(usage)] == []
     usage.requests.update({("s3", "List"): 16, ("dynamodb", "Scan"): 4, ("dynamodb", "BatchGetItem"): 7})
-    usage.units["dynamodb", "read"] += 12.5  # type: ignore[assignment]
+    usage.units["dynamodb", "Scan", "read"] += 8.5
+    usage.units["dynamodb", "BatchGetItem", "read"] += 4
     assert [*processes._cost(usage)] == ["dynamodb: 7 BatchGetItem, 4 Scan, 12.5 read units", "s3: 16 List"]
 
 

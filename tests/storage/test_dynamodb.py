@@ -51,7 +51,7 @@ class Table:
 
     @property
     def writes(self) -> float:
-        return self.usage.units["dynamodb", "write"]
+        return self.usage.units["dynamodb", "PutItem", "write"]
 
     def item(self, key: str) -> dict[str, dict[str, str]]:
         """What is stored, tombstone or not."""
