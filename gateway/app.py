@@ -281,7 +281,7 @@ async def running(gateway: Gateway, settings: Settings, *, worker: bool) -> Asyn
     if worker:
         loops.append(("wakeups", gateway.wakeups.run))
         loops.append(("sweep", lambda: gateway.sweep.run(settings.sweep_s, turn_s=_turn_s(settings))))
-        loops.append(("full sweep", lambda: gateway.sweep.run_full(settings.sweep_full_s, look_s=settings.sweep_s)))
+        loops.append(("full sweep", lambda: gateway.sweep.run_full(settings.full_sweep_s, look_s=settings.sweep_s)))
     if worker and (events := gateway.events) is not None:
         loops.append(("upload events", lambda: gateway.uploads.take(events)))
     tasks = {name: asyncio.create_task(_forever(name, loop), name=name) for name, loop in loops}

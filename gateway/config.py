@@ -32,6 +32,7 @@ KEY_SETTINGS = ("JWT_SECRET", "JWT_PUBLIC_KEY", "JWKS_URL")
 """What can verify clients' tokens: one of them, or none for a secret that is made up."""
 
 _DATA_DIR = "<DATA_DIR>"
+_HOUR_S, _DAY_S = 3600.0, 86_400.0
 
 
 class Origin(StrEnum):
@@ -225,7 +226,11 @@ class Settings:
         partial(parsers.whole, 0, 65_535), None, "The port of the operator's pages of `gateway worker`; not set: none."
     )
     sweep_s: float = _setting(parsers.span, "300", "How often recent uploads that nobody confirmed are looked for.")
-    sweep_full_s: float = _setting(parsers.span, "86400", "How often everything that is kept is looked at.")
+    sweep_full_s: float | None = _setting(
+        parsers.span,
+        None,
+        "How often everything that is kept is looked at; not set: every hour, or once a day where reading is paid for.",
+    )
     sweep_rate: int = _setting(
         partial(parsers.whole, 0, 1_000_000),
         "500",
@@ -283,6 +288,12 @@ class Settings:
     def shown(self, name: str) -> str:
         """The value of the setting called `name`, without prefix, as it may be shown: a URL without its password."""
         return next(given.shown for given in self.given if given.variable == PREFIX + name)
+
+    @property
+    def full_sweep_s(self) -> float:
+        """How often everything that is kept is looked at."""
+        paid = parsers.scheme_of(self.state_url) == "dynamodb"
+        return self.sweep_full_s or (_DAY_S if paid else _HOUR_S)
 
     @property
     def bus_is_in_process(self) -> bool:

@@ -398,4 +398,4 @@ def _at_amazon(settings: Settings) -> "Wanted | None":
 def _most_days(settings: Settings) -> int:
     """After so many days the last sweep that could find an object to be of use has passed, and a day more."""
     life_s = settings.upload_ttl_s + settings.video_ttl_s + max(settings.ended_keep_s, settings.viewed_keep_s)
-    return math.ceil((life_s + settings.sweep_full_s) / 86_400) + 1
+    return math.ceil((life_s + settings.full_sweep_s) / 86_400) + 1

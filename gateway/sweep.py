@@ -2,7 +2,8 @@
 
 An upload that was stored and never confirmed is completed. An object that nothing tracks is deleted, a pair whose
 second half was never written is mended, a push token that no device has any more is removed. Recent uploads are looked
-at every few minutes, by one worker of all; everything that is kept, once a day, slowly, from where it was cut off.
+at every few minutes, by one worker of all; everything that is kept, every hour or day, slowly, from where it was cut
+off.
 """
 
 import asyncio

@@ -353,3 +353,15 @@ def test_every_default_is_a_value_that_its_setting_takes() -> None:
         assert setting.unit == (
             "seconds" if setting.name.endswith("_S") else "bytes" if "BYTES" in setting.name else ""
         )
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [
+        ({}, 3600),
+        ({"STATE_URL": "dynamodb://table"}, 86_400),
+        ({"STATE_URL": "dynamodb://table", "SWEEP_FULL_S": "7"}, 7),
+    ],
+)
+def test_everything_is_swept_less_often_where_reading_is_paid_for(given: dict[str, str], seconds: float) -> None:
+    assert load(**given).full_sweep_s == seconds

@@ -193,7 +193,9 @@ async def test_a_worker_that_is_killed_in_the_middle_leaves_nobody_asleep(
             await asyncio.sleep(after_s)
             os.kill(worker.pid, signal.SIGKILL)
             await worker.wait()
-        async with working(tmp_path, **providers), working(tmp_path, **providers):
+        # What was noted on the recipient's side alone when the worker died, the sweep tells the sender.
+        swept = {"SWEEP_S": "1", "SWEEP_FULL_S": "1"}
+        async with working(tmp_path, **providers, **swept), working(tmp_path, **providers):
             await met(lambda: {push.collapse_id for push in apns.received} == set(clients), "all are woken")
             await all_notified(alice, len(clients))
         pushed = Counter(push.collapse_id for push in apns.received)
