@@ -101,7 +101,7 @@ class S3Objects(ObjectStore):
                 if error.answer.status == 403:
                     return await self._look(key)
                 raise
-        return ObjectInfo(key, int(answer.headers["content-length"]), answer.headers.get("content-type", ""))
+            return ObjectInfo(key, int(answer.headers["content-length"]), answer.headers.get("content-type", ""))
 
     async def delete(self, keys: Sequence[str]) -> None:
         for key in keys:
@@ -143,6 +143,8 @@ class S3Objects(ObjectStore):
         except (AwsUnavailable, AwsRefusal, ElementTree.ParseError) as error:
             self._client.tell(error)
             raise ObjectsUnavailable(str(error)) from error
+        except (KeyError, ValueError) as error:  # a header that is missing, or no number
+            raise ObjectsUnavailable("s3: an answer that makes no sense") from error
 
     async def _send(
         self, call: str, method: str, key: str = "", *, query: str = "", body: bytes = b"", **headers: str

@@ -54,7 +54,7 @@ class SqsUploadEvents(UploadEvents):
                     "VisibilityTimeout": VISIBILITY_S,
                 },
             )
-        return [self._event(message) for message in answer.get("Messages", ())]
+            return [self._event(message) for message in answer.get("Messages", ())]
 
     async def done(self, events: Sequence[UploadEvent]) -> None:
         with self._call():
@@ -78,6 +78,8 @@ class SqsUploadEvents(UploadEvents):
         except (AwsUnavailable, AwsRefusal) as error:
             self._client.tell(error)
             raise ObjectsUnavailable(str(error)) from error
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ObjectsUnavailable("sqs: an answer that makes no sense") from error
 
     async def _queue_url(self) -> str:
         if self._queue is None:

@@ -48,7 +48,9 @@ class Credentials:
         self._refused: Keys | None = None
         self._renewal: asyncio.Task[None] | None = None
         self._looked_at = float("-inf")
+        self._hurried_at = float("-inf")
         self._doubted = False
+        self._told = ""
 
     async def keys(self) -> Keys:
         """Keys that are good for a while. Raises CredentialsUnavailable."""
@@ -65,8 +67,10 @@ class Credentials:
         """The service does not take these: there may be others by now, so look before they are used again."""
         if keys is self._keys:
             self._doubted = True
-            if keys != self._refused:
-                self._looked_at = float("-inf")
+            now_s = self._clock()
+            # Where each look brings others, which are refused as well, they must not follow one another.
+            if keys != self._refused and abs(now_s - self._hurried_at) >= RETRY_S:
+                self._looked_at, self._hurried_at = float("-inf"), now_s
             self._refused = keys
 
     async def close(self) -> None:
@@ -90,15 +94,22 @@ class Credentials:
         try:
             keys = await asyncio.to_thread(self._source)
         except Exception as error:  # whatever a provider of credentials raises: there may be one installed
-            log.warning("the AWS credentials could not be renewed", extra={"error": type(error).__name__})
+            self._tell(logging.WARNING, "the AWS credentials could not be renewed", type(error).__name__)
         else:
             if keys is None:
-                log.error("there are no AWS credentials")
+                self._tell(logging.ERROR, "there are no AWS credentials", "none are configured")
             else:
                 self._keys = keys
                 self._doubted = False
+                self._told = ""
         finally:
             self._renewal = None
+
+    def _tell(self, level: int, message: str, why: str) -> None:
+        """Tell the log, unless nothing has changed: it is looked every second where there are none."""
+        if why != self._told:
+            self._told = why
+            log.log(level, message, extra={"error": why})
 
 
 class Configuration:

@@ -385,6 +385,23 @@ def each_once(fault: Fault) -> Callable[[Request], Fault | None]:
     return lambda _: next(turns)
 
 
+@pytest.mark.parametrize("operation", ["HEAD object", "GET object"])
+async def test_an_answer_without_a_size_is_unavailable(
+    aws: Ministack, phone: httpx.AsyncClient, operation: str
+) -> None:
+    async def sizeless(exchange: Exchange) -> None:
+        await exchange.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        if exchange.request.method == "GET":
+            await exchange.send(b"0\r\n\r\n")
+
+    async with behind(aws) as (objects, between):
+        await put(objects, phone)
+        faults = {"HEAD object": refused(403, "AccessDenied"), operation: sizeless}
+        between.fault = lambda request: faults.get(request.operation)
+        with pytest.raises(ObjectsUnavailable, match="s3: an answer that makes no sense"):
+            await objects.head(KEY)
+
+
 async def test_a_list_that_is_no_xml_is_unavailable(aws: Ministack) -> None:
     async with behind(aws) as (objects, between):
         between.fault = always("list", answered(200, b"<ListBucketResult>"))

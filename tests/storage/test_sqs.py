@@ -13,7 +13,7 @@ from storage import open_objects, open_upload_events, sqs
 from storage.events import UploadEvent, UploadEvents
 from storage.objects import ObjectStore, ObjectsUnavailable
 from storage.usage import Usage
-from tests.aws_proxy import always, cut_after, first, proxy, refused
+from tests.aws_proxy import always, answered, cut_after, first, proxy, refused
 from tests.aws_servers import Ministack, fresh
 from tests.running import within
 from tests.storage.conftest import TYPE
@@ -150,6 +150,17 @@ async def test_a_queue_that_fails_for_a_moment_is_asked_again(uploads: Uploads) 
         await within(events.done(found))
         between.fault = always("ReceiveMessage", refused(403, "AccessDeniedException"))
         with pytest.raises(ObjectsUnavailable, match="sqs ReceiveMessage: AccessDeniedException"):
+            await events.receive()
+
+
+@pytest.mark.parametrize("body", [b"{}", b'{"QueueUrl": "x", "Messages": [{}]}', b'{"QueueUrl": "x", "Messages": 7}'])
+async def test_answers_that_make_no_sense_are_unavailable(uploads: Uploads, body: bytes) -> None:
+    async with (
+        proxy(uploads.aws.port) as between,
+        open_upload_events(f"sqs://queue?endpoint={between.url}", objects_url="s3://bucket") as events,
+    ):
+        between.fault = lambda _: answered(200, body)
+        with pytest.raises(ObjectsUnavailable, match="sqs: an answer that makes no sense"):
             await events.receive()
 
 

@@ -267,6 +267,32 @@ async def test_if_the_same_keys_are_found_again_and_refused_again_it_is_looked_n
             clock.now_s += RETRY_S
 
 
+async def test_others_that_are_refused_as_well_do_not_have_it_looked_without_a_rest(clock: SetClock) -> None:
+    """Each look may be a call to somebody who gives new ones every time."""
+    source = Source(until_s(None, "AK0"))
+    async with of(source, clock) as credentials:
+        for number in range(1, 20):
+            source.gives = until_s(None, f"AK{number}")
+            credentials.refuse(await within(credentials.keys()))
+        assert source.looks == 2
+        clock.now_s += RETRY_S
+        await within(credentials.keys())
+        assert source.looks == 3
+
+
+async def test_that_there_are_none_is_told_once(clock: SetClock, caplog: pytest.LogCaptureFixture) -> None:
+    source = Source(None)
+    async with of(source, clock) as credentials:
+        for _ in range(5):
+            with unavailable():
+                await within(credentials.keys())
+            clock.now_s += RETRY_S
+        assert source.looks == 5
+        assert [record.message for record in caplog.records] == ["there are no AWS credentials"]
+        source.gives = until_s(None)
+        await within(credentials.keys())
+
+
 async def test_keys_that_were_refused_are_all_there_is_while_the_source_fails(clock: SetClock) -> None:
     old = until_s(None, "old")
     source = Source(old)
