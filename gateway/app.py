@@ -17,11 +17,13 @@ from starlette.types import ASGIApp
 
 from gateway.api.auth import Authorizer
 from gateway.api.calls import Backends
+from gateway.api.demo import Demo
 from gateway.api.endpoint import Gate
 from gateway.api.keys import FixedKey, KeySource, PublishedKeys
 from gateway.api.limits import RateLimiter
 from gateway.api.objects import Objects
 from gateway.api.operator import Readiness
+from gateway.api.pages import Pages
 from gateway.api.routes import Api, application, operator_pages
 from gateway.api.session import Desk
 from gateway.api.socket import SocketDoor
@@ -236,7 +238,7 @@ def wired(
         {"documents": lambda: documents.load(["ready"]), "objects": lambda: objects.head("ready/ready")}
     )
     gate = Gate(authorizer, RateLimiter(settings.rate_calls, clock=monotonic), metrics)
-    backends = Backends(service, registry, hub, settings.public_url)
+    backends = Backends(service, registry, hub, settings.public_url, settings.shows_demo)
     desk = Desk(service, hub, authorizer, RateLimiter(settings.rate_frames, clock=monotonic), metrics, clock)
     keepalive = Keepalive(wheel, ping_s=settings.ping_s, pong_s=settings.pong_s)
     api = Api(
@@ -248,6 +250,12 @@ def wired(
         objects=_served(objects, service, metrics),
         arrivals=Arrivals(service, registry, console.listen, platforms_on_console(settings)),
         cors_origins=settings.cors_origins,
+        pages=Pages(
+            objects=objects,
+            public_url=settings.public_url,
+            demo=_demo(settings, clock),
+            console=settings.operator_token is not None,
+        ),
     )
     return Gateway(
         asgi=application(api),
@@ -423,6 +431,12 @@ def _keys(settings: Settings) -> KeySource:
     if settings.jwt_public_key is not None:
         return FixedKey.from_pem(settings.jwt_public_key)
     return FixedKey.from_secret(settings.signing_secret() or "")
+
+
+def _demo(settings: Settings, clock: Callable[[], float]) -> Demo | None:
+    if not settings.shows_demo:
+        return None
+    return Demo(settings.signing_secret() or "", settings.jwt_audience, settings.jwt_issuer, clock)
 
 
 def _served(objects: ObjectStore, service: Service, metrics: Metrics) -> Objects | None:

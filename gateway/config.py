@@ -222,6 +222,11 @@ class Settings:
         "The bearer token `/metrics` asks for; not set: it is open.",
         secret=True,
     )
+    demo: bool | None = _setting(
+        parsers.flag,
+        None,
+        "Whether there is a demo page, for everybody: true or false; not set: where embedded, for this machine alone.",
+    )
     worker_port: int | None = _setting(
         partial(parsers.whole, 0, 65_535), None, "The port of the operator's pages of `gateway worker`; not set: none."
     )
@@ -290,6 +295,14 @@ class Settings:
         return next(given.shown for given in self.given if given.variable == PREFIX + name)
 
     @property
+    def shows_demo(self) -> bool:
+        """Whether there is a demo page: where it is asked for, or where nobody but this machine's own users reach a
+        gateway that runs with a made-up secret, as on the first start."""
+        if self.demo is not None:
+            return self.demo
+        return self.secret_file is not None and self.public_url is None and parsers.is_loopback(self.host)
+
+    @property
     def full_sweep_s(self) -> float:
         """How often everything that is kept is looked at."""
         paid = parsers.scheme_of(self.state_url) == "dynamodb"
@@ -332,6 +345,7 @@ def _contradictions(values: Mapping[str, Any], named: Collection[str]) -> Iterat
         _apns_key,
         _apns_credentials,
         _fcm_credentials,
+        _demo,
     )
     for rule in rules:
         with suppress(KeyError):
@@ -415,3 +429,14 @@ def _fcm_credentials(_values: Mapping[str, Any], named: Collection[str]) -> Iter
         for name in ("FCM_ENDPOINT", "FCM_CA_FILE"):
             if name in named:
                 yield f"GATEWAY_{name} means nothing without GATEWAY_FCM_CREDENTIALS_FILE: set it."
+
+
+def _demo(values: Mapping[str, Any], named: Collection[str]) -> Iterator[str]:
+    if not values["demo"]:
+        return
+    for name in ("JWT_PUBLIC_KEY", "JWKS_URL"):
+        if name in named:
+            yield f"GATEWAY_DEMO is true, but with GATEWAY_{name} nothing here can sign its tokens: set it to false."
+    for name in ("APNS_KEY_FILE", "APNS_CERT_FILE", "FCM_CREDENTIALS_FILE"):
+        if name in named:
+            yield f"GATEWAY_DEMO is true, but with GATEWAY_{name} pushes do not come to its phones: set it to false."

@@ -103,6 +103,12 @@ def one_of(kind: type[StrEnum], text: str) -> StrEnum:
     return kind(text)
 
 
+def flag(text: str) -> bool:
+    if text not in {"true", "false"}:
+        raise ValueError("must be true or false")
+    return text == "true"
+
+
 def secret_text(least: int, text: str) -> str:
     if len(text) < least or not re.fullmatch(r"[!-~][ -~]*[!-~]", text) or text.startswith(("{", "[", "-----BEGIN")):
         raise ValueError(f"must be at least {least} printable ASCII characters, white space at neither end, and no key")

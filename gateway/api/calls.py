@@ -13,6 +13,7 @@ import orjson
 from gateway import packet
 from gateway.api import bodies
 from gateway.api.auth import Identity
+from gateway.api.demo import keep_apart
 from gateway.api.http import Reply, Request, decode
 from gateway.errors import Code, Forbidden, GatewayError, Invalid
 from gateway.live.hub import Hub, Packet
@@ -55,6 +56,8 @@ class Backends:
     registry: Registry
     hub: Hub
     public_url: str | None
+    demo: bool = False
+    """Whether there is one: its clients and others then send to one another no videos."""
 
 
 class Caller(NamedTuple):
@@ -204,6 +207,8 @@ async def report_status(caller: Caller) -> Reply:
 async def announce(caller: Caller) -> Reply:
     """Announce an upload: get an id and a signed URL. Nothing is stored yet."""
     body = decode(_announcement, await caller.request.body(BODY_BYTES))
+    if caller.backends.demo:
+        keep_apart(caller.client_id, ClientId(body.recipient_id))
     video_id, upload = await caller.backends.service.announce(
         caller.client_id,
         ClientId(body.recipient_id),
@@ -347,7 +352,7 @@ CALLS: tuple[Call, ...] = (
         [(201, bodies.Announced)],
         bodies.Announcement,
         (),
-        (Code.TOO_MANY_IN_TRANSIT, Code.TOO_LARGE),
+        (Code.FORBIDDEN, Code.TOO_MANY_IN_TRANSIT, Code.TOO_LARGE),
     ),
     Call(
         "GET",

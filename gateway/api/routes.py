@@ -1,6 +1,6 @@
 """The addresses of the gateway, and what answers at each."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from gateway.api.calls import CALLS, Backends, Call
 from gateway.api.endpoint import Endpoint, Gate, refusal
 from gateway.api.http import Disconnected, Reply, Request, problem
 from gateway.api.objects import Objects
+from gateway.api.pages import Pages
 from gateway.errors import MethodNotAllowed, NotFound, UpgradeRequired
 from gateway.live.arrivals import Arrivals
 from gateway.siblings import Siblings
@@ -31,6 +32,7 @@ class Api:
     siblings: Siblings | None = None
     objects: Objects | None = None
     arrivals: Arrivals | None = None
+    pages: Pages | None = None
     cors_origins: tuple[str, ...] = ()
 
 
@@ -93,20 +95,29 @@ def _other_routes(api: Api) -> list[BaseRoute]:
         routes.append(Route(SERVED_PATH + "{key:path}", api.objects))
     if api.arrivals is not None:
         routes.append(Route("/v1/devices/{device_id}/pushes", _PushStream(api, api.arrivals)))
+    if api.pages is not None:
+        routes += api.pages.routes()
+        if api.pages.demo is not None:
+            routes.append(Route("/demo/token", _Page(api.pages.demo.token, methods=("POST",))))
     return routes
 
 
 class _Page:
-    """An address that is read with GET."""
+    """An address that is read with GET, or takes the `methods` it is given."""
 
-    def __init__(self, handler: Callable[[Request], Awaitable[Reply]]) -> None:
+    def __init__(
+        self, handler: Callable[[Request], Awaitable[Reply]], *, methods: Sequence[str] = ("GET", "HEAD")
+    ) -> None:
         self._handler = handler
+        self._methods = methods
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            if scope["method"] not in {"GET", "HEAD"}:
-                raise MethodNotAllowed(["GET", "HEAD"])
+            if scope["method"] not in self._methods:
+                raise MethodNotAllowed(self._methods)
             reply = await self._handler(Request(scope, receive))
+        except Disconnected:
+            return
         except Exception as error:
             reply = refusal(error)
         await reply.send(send, head=scope["method"] == "HEAD")

@@ -199,6 +199,9 @@ async def provoked(
         case "sync", 403:
             body = {"statuses": [], "device_id": "tablet"}
             return await call(name, gw.app(bob.client_id, device="phone"), json=body)
+        case "announce", 403:
+            async with running_gateway(gw.folder / "demo", DEMO="true") as demo:
+                return await call(name, demo.app("demo.mallory"))
         case _, 403:
             return await call(name, gw.app(bob.client_id, device="tablet"))
         case _, 408:
