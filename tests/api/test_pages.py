@@ -166,10 +166,10 @@ def test_there_is_a_demo_on_the_first_start() -> None:
 
 
 def test_there_is_no_demo_where_others_may_reach_it_unless_it_is_asked_for() -> None:
-    assert not shown(HOST="0.0.0.0", JWT_SECRET=SECRET)
+    assert not shown(HOST="::", JWT_SECRET=SECRET)
     assert not shown(JWT_SECRET=SECRET)  # behind a proxy, it may be
     assert not shown(PUBLIC_URL="https://gateway.example.com")
-    assert shown(HOST="0.0.0.0", JWT_SECRET=SECRET, DEMO="true")
+    assert shown(HOST="::", JWT_SECRET=SECRET, DEMO="true")
 
 
 @pytest.mark.parametrize(
