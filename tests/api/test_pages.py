@@ -100,15 +100,18 @@ async def test_pages_run_their_own_scripts_alone_and_load_nothing_from_elsewhere
 
 
 async def test_pages_reach_the_gateways_public_address_and_the_object_store(tmp_path: Path) -> None:
-    settings = {
-        "DEMO": "true",
-        "PUBLIC_URL": "https://gateway.example.com",
-        "OBJECTS_URL": "s3://videos?region=eu-central-1&endpoint=http://127.0.0.1:9",
-    }
     with pytest.MonkeyPatch.context() as environ:
         environ.setenv("AWS_ACCESS_KEY_ID", "key")
         environ.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-        async with running_gateway(tmp_path, **settings) as gw, httpx.AsyncClient(base_url=gw.url) as http:
+        async with (
+            running_gateway(
+                tmp_path,
+                DEMO="true",
+                PUBLIC_URL="https://gateway.example.com",
+                OBJECTS_URL="s3://videos?region=eu-central-1&endpoint=http://127.0.0.1:9",
+            ) as gw,
+            httpx.AsyncClient(base_url=gw.url) as http,
+        ):
             policy = directives((await http.get("/")).headers["content-security-policy"])
     assert set(policy["connect-src"]) == {"'self'", "https://gateway.example.com", "http://127.0.0.1:9"}
 
