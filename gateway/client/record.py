@@ -50,7 +50,7 @@ _RANK = {
     SentStatus.DOWNLOADED: 3,
     **dict.fromkeys((SentStatus.VIEWED, SentStatus.EXPIRED, SentStatus.COMPLETE, SentStatus.FAILED), 4),
 }
-_REACHED = {Status.UPLOADED: 0, Status.NOTIFIED: 1, Status.DOWNLOADED: 2, Status.VIEWED: 3}
+_REACHED = {Status.UPLOADED: 0, Status.NOTIFIED: 1, Status.DOWNLOADED: 2, Status.VIEWED: 3, Status.EXPIRED: 4}
 
 
 class ReceivedStatus(StrEnum):
