@@ -8,15 +8,19 @@ import contextlib
 import importlib
 import logging
 import resource
+import secrets
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from starlette.types import ASGIApp
 
 from gateway.api.auth import Authorizer
 from gateway.api.calls import Backends
+from gateway.api.console import ConsoleApi
 from gateway.api.demo import Demo
 from gateway.api.endpoint import Gate
 from gateway.api.keys import FixedKey, KeySource, PublishedKeys
@@ -28,10 +32,14 @@ from gateway.api.routes import Api, application, operator_pages
 from gateway.api.session import Desk
 from gateway.api.socket import SocketDoor
 from gateway.bus import open_bus
-from gateway.bus.bus import Bus
+from gateway.bus.bus import TOPIC_OF_PUSHES, Bus
 from gateway.changes import CLIENT_PREFIX, Changes
 from gateway.config import Settings
+from gateway.console.clients import Clients
+from gateway.console.consoles import Consoles
+from gateway.console.watched import Watched
 from gateway.errors import GatewayError
+from gateway.journal import Journal
 from gateway.live.arrivals import Arrivals
 from gateway.live.connection import Keepalive
 from gateway.live.hub import Hub
@@ -82,6 +90,9 @@ TURN_ROUNDS = 1.5
 LONE_TURN_S = 60.0
 """The most of that where one process is all there is: its own turn before a crash must not be in its way for long."""
 
+JOURNALED = 10_000
+"""What a process remembers of what happened to its clients, where an operator can ask: 4 MB."""
+
 OTHER_FILES = 256
 """File descriptors for all that is no connection of an app."""
 
@@ -122,6 +133,8 @@ class Gateway:
     wheel: Wheel
     readiness: Readiness
     console: ConsoleSender
+    operators_console: ConsoleApi | None
+    """Where there is an operator's token."""
 
     async def close(self) -> None:
         """Give up what sessions still do, delete what waits for it, let the keys go."""
@@ -133,12 +146,13 @@ class Gateway:
 
 @asynccontextmanager
 async def open_gateway(
-    settings: Settings, *, worker: bool = True, siblings: Siblings | None = None
+    settings: Settings, *, worker: bool = True, siblings: Siblings | None = None, role: str = "serve"
 ) -> AsyncIterator[Gateway]:
     """Open the backends that the settings name and wire everything; nothing runs in the background yet.
 
     Without `worker` it can wake nobody: the senders are not opened, which spares a process 80 MiB. `siblings`: the
-    other processes of this program, where there are any.
+    other processes of this program, where there are any. `role`: what it is called among all processes, with its
+    machine.
     """
     async with contextlib.AsyncExitStack() as stack:
         usage = Usage()
@@ -151,9 +165,9 @@ async def open_gateway(
         events = await _events(settings, usage, stack) if worker else None
         bus = open_bus(settings.bus_url, metrics)
         stack.push_async_callback(bus.close)
-        console = ConsoleSender(spread=bus.show)
+        console = ConsoleSender(spread=partial(_spread, bus))
         if platforms_on_console(settings):
-            bus.on_show(console.arrive)
+            await bus.hear(TOPIC_OF_PUSHES, partial(_arrive, console))
         stack.push_async_callback(console.close)
         senders = open_senders(settings, console) if worker else {}
         for sender in senders.values():
@@ -170,6 +184,7 @@ async def open_gateway(
             events=events,
             metrics=metrics,
             usage=usage,
+            name=f"{socket.gethostname()}/{role}.{secrets.token_hex(2)}",
             monotonic=asyncio.get_running_loop().time,
         )
         stack.push_async_callback(gateway.close)
@@ -190,13 +205,15 @@ def wired(
     metrics: Metrics | None = None,
     usage: Usage | None = None,
     policy: Policy | None = None,
+    name: str = "",
     clock: Callable[[], float] = time.time,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Gateway:
     """The parts of a gateway, on backends that are open and stay the caller's.
 
     `worker`: kicks are for it too. `siblings`: whose metrics are told besides its own. `policy`: instead of what the
-    settings say. `clock`: seconds since the epoch; `monotonic`: seconds of a clock that never goes back.
+    settings say. `name`: the process's, among all. `clock`: seconds since the epoch; `monotonic`: seconds of a clock
+    that never goes back.
     """
     metrics = metrics or Metrics(usage)
     authorizer = Authorizer(_keys(settings), audience=settings.jwt_audience, issuer=settings.jwt_issuer, clock=clock)
@@ -207,6 +224,7 @@ def wired(
         removals=removals,
         policy=policy or _policy(settings),
         metrics=metrics,
+        journal=Journal(JOURNALED if settings.operator_token else 0, clock),
         clock=clock,
     )
     service = Service(changes, objects, _limits(settings))
@@ -241,6 +259,14 @@ def wired(
     backends = Backends(service, registry, hub, settings.public_url, settings.shows_demo)
     desk = Desk(service, hub, authorizer, RateLimiter(settings.rate_frames, clock=monotonic), metrics, clock)
     keepalive = Keepalive(wheel, ping_s=settings.ping_s, pong_s=settings.pong_s)
+    operators_console = None
+    if (token := settings.operator_token) is not None:
+        clocks = {"clock": clock, "monotonic": monotonic}
+        watched = Watched(
+            name, bus=bus, metrics=metrics, hub=hub, journal=changes.journal, probes=readiness.times, **clocks
+        )
+        consoles = Consoles(name, bus=bus, **clocks)
+        operators_console = ConsoleApi(token, watched, consoles, Clients(changes, hub, consoles))
     api = Api(
         gate=gate,
         backends=backends,
@@ -250,6 +276,7 @@ def wired(
         objects=_served(objects, service, metrics),
         arrivals=Arrivals(service, registry, console.listen, platforms_on_console(settings)),
         cors_origins=settings.cors_origins,
+        console=operators_console,
         pages=Pages(
             objects=objects,
             public_url=settings.public_url,
@@ -275,6 +302,7 @@ def wired(
         wheel=wheel,
         readiness=readiness,
         console=console,
+        operators_console=operators_console,
     )
 
 
@@ -286,6 +314,8 @@ async def running(gateway: Gateway, settings: Settings, *, worker: bool) -> Asyn
         ("wheel", gateway.wheel.run),
         ("versions", gateway.hub.run),
     ]
+    if (operators := gateway.operators_console) is not None:
+        loops += [("watched", operators.watched.run), ("consoles", operators.consoles.run)]
     if worker:
         loops.append(("wakeups", gateway.wakeups.run))
         loops.append(("sweep", lambda: gateway.sweep.run(settings.sweep_s, turn_s=_turn_s(settings))))
@@ -331,6 +361,8 @@ def server_of(gateway: Gateway, settings: Settings, started: Callable[[int], Non
         gateway.wakeups.stop()
         gateway.hub.close()
         await gateway.console.close()
+        if gateway.operators_console is not None:
+            gateway.operators_console.consoles.close()
         await gateway.hub.drain(drain_s, most_retry_ms=MOST_RETRY_MS)
 
     return Server(
@@ -377,6 +409,16 @@ def import_adapters(settings: Settings) -> None:
         for module in _ADAPTERS.get(scheme_of(url or ""), ()):
             with contextlib.suppress(ImportError):  # told by whoever needs it
                 importlib.import_module(module)
+
+
+async def _spread(bus: Bus, key: str, body: bytes) -> None:
+    """Have a push that is shown here arrive wherever somebody listens for it."""
+    await bus.tell(TOPIC_OF_PUSHES, key.encode() + b" " + body)
+
+
+def _arrive(console: ConsoleSender, message: bytes) -> None:
+    key, _, body = message.partition(b" ")
+    console.arrive(key.decode(errors="replace"), body)
 
 
 def _cached(documents: DocumentStore, url: str, metrics: Metrics, usage: Usage) -> DocumentStore:

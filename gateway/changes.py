@@ -19,6 +19,7 @@ from types import TracebackType
 from gateway import packet
 from gateway.bus.bus import Bus, Kick, Publication
 from gateway.errors import Unavailable
+from gateway.journal import Event, Journal
 from gateway.metrics import Metrics
 from gateway.removals import Removals
 from gateway.transit import devices, pairs
@@ -34,6 +35,7 @@ from gateway.transit.state import (
     VideoId,
     decode,
     encode,
+    minted_at,
 )
 from storage.documents import MAX_LOAD, Conflict, Document, DocumentStore, StoreUnavailable
 from storage.objects import ObjectsUnavailable
@@ -109,19 +111,23 @@ class Changes:
         removals: Removals,
         policy: Policy,
         metrics: Metrics,
+        journal: Journal | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.documents = documents
         self.policy = policy
+        self.journal = journal or Journal(0)
+        """Where whoever changes something notes what happened to the client."""
         self._bus = bus
         self._removals = removals
-        self._clock = clock
+        self.clock = clock
         self._metrics = metrics
         self._videos = {status: metrics.videos.labels(status) for status in Status}
+        self._video_seconds = {status: metrics.video_seconds.labels(status) for status in Status}
 
     def now(self) -> int:
         """The time in ms since the epoch."""
-        return int(self._clock() * 1000)
+        return int(self.clock() * 1000)
 
     async def load(self, client_id: ClientId) -> ClientState:
         """The client as every answered call left it."""
@@ -268,11 +274,15 @@ class Changes:
 
         Only the owner's write decides one, and one alone of all tries and repeats makes that write: each counts once.
         """
-        for video in _entered(before, after):
-            self._videos[Status.UPLOADED].inc()
+        for video_id, video in _entered(before, after):
+            self._count_one(Status.UPLOADED, video.uploaded_at - minted_at(video_id))
             self._metrics.video_bytes.inc(video.size)
-        for status in _reached(before, after):
-            self._videos[status].inc()
+        for was, video in _moved(before, after):
+            self._count_one(video.status, video.at - was.at)
+
+    def _count_one(self, status: Status, took_ms: int) -> None:
+        self._videos[status].inc()
+        self._video_seconds[status].observe(max(took_ms, 0) / 1000)  # an id may be minted by a clock that is ahead
 
     async def _pause(self, tries: int) -> int:
         """Wait a random time before the next try, the longer the more there were: conflicts come in crowds. The call's
@@ -329,6 +339,7 @@ class Changes:
             ]
         )
         for state, heard in zip(changed, listeners, strict=False):
+            self.journal.note(state.client_id, Event.PACKET, state.version, heard)
             if heard == 0 and devices.wakes_soon(state, self.now(), self.policy):
                 await self._bus.kick(Kick(state.client_id))
 
@@ -337,18 +348,18 @@ def _document(loaded: Document, state: ClientState) -> Document:
     return Document(loaded.key, loaded.version, encode(state), state.due)
 
 
-def _entered(before: ClientState, after: ClientState) -> Iterator[Video]:
+def _entered(before: ClientState, after: ClientState) -> Iterator[tuple[VideoId, Video]]:
     """The videos that a sender's change has put on its lists."""
     for had, pair in _touched(before.outgoing, after.outgoing):
-        yield from (video for video_id, video in pair.videos.items() if video_id not in had)
+        yield from ((video_id, video) for video_id, video in pair.videos.items() if video_id not in had)
 
 
-def _reached(before: ClientState, after: ClientState) -> Iterator[Status]:
-    """The statuses to which a recipient's change has moved videos that it had."""
+def _moved(before: ClientState, after: ClientState) -> Iterator[tuple[Video, Video]]:
+    """The videos that a recipient's change has moved to another status, as they were and as they are."""
     for had, pair in _touched(before.incoming, after.incoming):
         for video_id, video in pair.videos.items():
             if (known := had.get(video_id)) is not None and known.status != video.status:
-                yield video.status
+                yield known, video
 
 
 def _touched(

@@ -219,7 +219,7 @@ class Settings:
     operator_token: str | None = _setting(
         partial(parsers.secret_text, 16),
         None,
-        "The bearer token `/metrics` asks for; not set: it is open.",
+        "The bearer token `/metrics` and the console ask for; not set: the former is open, the latter is not there.",
         secret=True,
     )
     demo: bool | None = _setting(

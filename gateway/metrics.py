@@ -2,7 +2,9 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 
 from prometheus_client import (
@@ -14,14 +16,18 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 from storage.usage import Usage
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+WAKEUP_SECONDS = (*SECONDS, 30, 60, 300, 1_800, 3_600)
+PACKET_MS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 300_000)
+VIDEO_SECONDS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 3_600, 14_400, 86_400, 604_800)
+"""The bounds of the histograms' buckets."""
 
 
 class Tally(Collector):
@@ -37,6 +43,37 @@ class Tally(Collector):
     def collect(self) -> Iterable[Metric]:
         """What there is now."""
         return [CounterMetricFamily(self._name, self._documentation, value=self.count, created=self._created)]
+
+    describe = collect
+
+
+class Timing(Collector):
+    """A histogram for what happens for each packet: what a `Tally` is to counters. It is exposed in seconds.
+
+    `bounds_ms`: the longest that each bucket takes, ascending.
+    """
+
+    def __init__(self, name: str, documentation: str, bounds_ms: Sequence[int], registry: CollectorRegistry) -> None:
+        self._bounds_ms = bounds_ms
+        self._counts = [0] * (len(bounds_ms) + 1)
+        self._total_ms = 0.0
+        self._name = name
+        self._documentation = documentation
+        registry.register(self)
+
+    def observe(self, ms: float) -> None:
+        """Something took so long; less than 0 counts as 0: clocks are set back."""
+        self._counts[bisect_left(self._bounds_ms, ms)] += 1
+        if ms > 0:
+            self._total_ms += ms
+
+    def collect(self) -> Iterable[Metric]:
+        """What there is now."""
+        bounds = [*(str(bound / 1000) for bound in self._bounds_ms), "+Inf"]
+        buckets = list(zip(bounds, accumulate(self._counts), strict=True))
+        return [
+            HistogramMetricFamily(self._name, self._documentation, buckets=buckets, sum_value=self._total_ms / 1000)
+        ]
 
     describe = collect
 
@@ -120,7 +157,7 @@ class Metrics:
             "gateway_call_seconds",
             "Time to answer a call, held polls apart",
             ["call"],
-            buckets=_SECONDS,
+            buckets=SECONDS,
             registry=r,
         )
         self.held_polls = Gauge("gateway_held_polls", "Polls that are being held open", registry=r)
@@ -135,9 +172,19 @@ class Metrics:
         self.packets_late = Counter(
             "gateway_packets_late", "Clients who had missed a packet when versions were compared", registry=r
         )
+        self.packet_seconds = Timing(
+            "gateway_packet_seconds", "Time from a change to its packet being handed to sockets", PACKET_MS, r
+        )
         self.results = Counter("gateway_results", "Statuses reported, by what became of them", ["result"], registry=r)
         self.videos = Counter(
             "gateway_videos", "Videos that have reached a status for the first time", ["status"], registry=r
+        )
+        self.video_seconds = Histogram(
+            "gateway_video_seconds",
+            "Time that videos took from the status before to this one",
+            ["status"],
+            buckets=VIDEO_SECONDS,
+            registry=r,
         )
         self.video_bytes = Counter("gateway_video_bytes", "Bytes of the videos that were uploaded", registry=r)
         self.conflicts = Counter("gateway_conflicts", "Changes tried again after a conflict", registry=r)
@@ -156,13 +203,13 @@ class Metrics:
         )
         self.pushes = Counter("gateway_pushes", "Pushes sent, by outcome", ["platform", "outcome"], registry=r)
         self.push_seconds = Histogram(
-            "gateway_push_seconds", "Time a provider took over a push", ["platform"], buckets=_SECONDS, registry=r
+            "gateway_push_seconds", "Time a provider took over a push", ["platform"], buckets=SECONDS, registry=r
         )
         self.wakeup_seconds = Histogram(
             "gateway_wakeup_seconds",
             "Time from news to its first push being accepted",
             ["platform"],
-            buckets=(*_SECONDS, 30, 60, 300, 1800, 3600),
+            buckets=WAKEUP_SECONDS,
             registry=r,
         )
         self.push_breaker_open = Gauge(

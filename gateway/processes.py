@@ -135,7 +135,7 @@ async def _work(settings: Settings, last_resort: LastResort) -> None:
         )
     with _stopped_by_signals(lambda _: stopped.set(), last_resort):
         async with (
-            open_gateway(settings) as gateway,
+            open_gateway(settings, role=WORKER) as gateway,
             _pages(gateway, settings),
             running(gateway, settings, worker=True),
         ):
@@ -255,7 +255,7 @@ async def _serve_in(place: Place, settings: Settings, last_resort: LastResort, s
     with _stopped_by_signals(lambda _: stopped.set(), last_resort, (signal.SIGTERM,)):
         async with (
             place.pulse.beating(),
-            open_gateway(settings, worker=False, siblings=place.siblings) as gateway,
+            open_gateway(settings, worker=False, siblings=place.siblings, role=f"serve-{place.name}") as gateway,
             running(gateway, settings, worker=False),
             place.siblings.listening(gateway.metrics.exposition),
         ):
@@ -277,7 +277,7 @@ async def _work_in(place: Place, settings: Settings, last_resort: LastResort) ->
     with _stopped_by_signals(lambda _: stopped.set(), last_resort, (signal.SIGTERM,)):
         async with (
             place.pulse.beating(),
-            open_gateway(settings) as gateway,
+            open_gateway(settings, role=WORKER) as gateway,
             running(gateway, settings, worker=True),
             place.siblings.listening(gateway.metrics.exposition),
         ):

@@ -69,7 +69,7 @@ def parsed(text: str, *, source: str, at_s: float) -> dict[str, Reading]:
             counts.setdefault(process, {})
         if name == "process_start_time_seconds":
             started[process] = value
-        elif (kind := _kind(name, labels)) is not None:
+        elif (kind := kind_of(name, labels)) is not None:
             counts[process][kind] = counts[process].get(kind, Decimal(0)) + value
     if not counts:
         raise Uncountable(f"{source} has no metrics of a gateway")
@@ -85,7 +85,8 @@ def _samples(text: str) -> Iterator[tuple[str, dict[str, str], Decimal]]:
         yield found["name"], dict(_LABEL.findall(found["labels"] or "")), Decimal(found["value"])
 
 
-def _kind(name: str, labels: Mapping[str, str]) -> Kind | None:
+def kind_of(name: str, labels: Mapping[str, str]) -> Kind | None:
+    """What a sample of that name and labels counts; None where that has no price."""
     match name:
         case "gateway_store_requests_total":
             return Kind("requests", labels.get("store", ""), labels.get("call", ""))

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import orjson
 
 from gateway.changes import Changes, States
+from gateway.journal import Event
 from gateway.transit import devices
 from gateway.transit.decisions import Decision
 from gateway.transit.state import ClientId, ClientState, DeviceId, UnreadableDocument
@@ -65,6 +66,7 @@ class Registry:
             return Decision(new)
 
         await self._changes.run(client_id, rule)
+        self._changes.journal.note(client_id, Event.REGISTERED, platform, device_id=device_id)
         if before is not None and before[:2] != (client_id, device_id):
             await self._take_out(before.client_id, before.device_id, key)
         for device, other in replaced:
@@ -73,6 +75,7 @@ class Registry:
     async def unregister(self, client_id: ClientId, device_id: DeviceId) -> None:
         """Log-out: no more pushes to the device."""
         await self._take_out(client_id, device_id, None)
+        self._changes.journal.note(client_id, Event.UNREGISTERED, device_id=device_id)
 
     async def owner(self, key: str) -> TokenOwner | None:
         """Who has the token with that key, if anyone."""

@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 from gateway.changes import Changes, States, TryAgain
 from gateway.errors import GatewayError, Invalid, NotStored, NotTracked, TooLarge, TooManyInTransit
+from gateway.journal import Event
 from gateway.transit import expiry, receiving, sealing, sending
-from gateway.transit.decisions import DUPLICATE, Decision, Stored, Verdict, VideoRef
+from gateway.transit.decisions import APPLIED, DUPLICATE, Decision, Stored, Verdict, VideoRef
 from gateway.transit.receiving import Acknowledgement, Report
 from gateway.transit.state import ClientId, ClientState, Status, Video, VideoId
 from storage.objects import ObjectStore, SignedDownload, SignedUpload
@@ -137,6 +138,8 @@ class Service:
         decision = await self.changes.run(ref.sender_id, rule, beside=(ref.recipient_id,))
         if full:
             raise _full()
+        if not by_sender and decision.verdict == APPLIED:
+            self.changes.journal.note(ref.sender_id, Event.COMPLETED, ref.video_id)
         return Answer(decision.verdict, decision.state)
 
     async def _stored(self, ref: VideoRef) -> Stored:
@@ -163,6 +166,7 @@ class Service:
         if decision.verdict == DUPLICATE:
             # An hour after it ended, the sender's document has forgotten the pair, and no longer says so by itself.
             await self.changes.repair(ref.recipient_id, ref.sender_id)
+        self.changes.journal.note(ref.sender_id, Event.DELETED, ref.video_id, decision.verdict.result)
         return Answer(decision.verdict, decision.state)
 
     async def leave(self, client_id: ClientId) -> Decision:
@@ -171,7 +175,9 @@ class Service:
         async def rule(states: States, now: int) -> Decision:
             return sending.leave(states[client_id], now=now, policy=self.changes.policy)
 
-        return await self.changes.run(client_id, rule)
+        decision = await self.changes.run(client_id, rule)
+        self.changes.journal.note(client_id, Event.LEFT)
+        return decision
 
     # --- Recipients
 
@@ -205,7 +211,16 @@ class Service:
                 answers.append(verdict)
             except GatewayError as error:
                 answers.append(error)
+        for item, answer in zip(said, answers, strict=True):
+            self._note(client_id, item, answer, seen)
         return answers, state
+
+    def _note(
+        self, client_id: ClientId, item: Said, answer: Verdict | GatewayError, seen: Acknowledgement | None
+    ) -> None:
+        became = answer.code if isinstance(answer, GatewayError) else answer.result
+        device_id = seen.device_id if seen else None
+        self.changes.journal.note(client_id, Event.STATUS, item.video_id, item.status, became, device_id=device_id)
 
     async def _confirm_said(self, client_id: ClientId, item: Said) -> Answer:
         if item.recipient_id is None:
@@ -218,7 +233,10 @@ class Service:
         async def rule(states: States, now: int) -> Decision:
             return receiving.report(states[client_id], report, now=now, policy=self.changes.policy)
 
-        return await self.changes.run(client_id, rule, least=least)
+        decision = await self.changes.run(client_id, rule, least=least)
+        if (seen := report.acknowledgement) is not None and decision.settle:
+            self.changes.journal.note(client_id, Event.ACKNOWLEDGED, seen.version, device_id=seen.device_id)
+        return decision
 
     async def content(self, client_id: ClientId, video_id: VideoId) -> SignedDownload:
         """Where the bytes are, for the sender and the recipient of a video in transit. Raises NotTracked."""

@@ -20,6 +20,7 @@ from gateway import packet
 from gateway.bus.bus import Kick
 from gateway.changes import CLIENT_PREFIX, Changes, States, TryAgain, client_key
 from gateway.errors import GatewayError
+from gateway.journal import Event
 from gateway.metrics import Metrics
 from gateway.registry import Registry
 from gateway.service import Service
@@ -318,8 +319,11 @@ class Wakeups:
 
     async def _note(self, state: ClientState, push: Push, outcome: Outcome, started: int) -> None:
         """Count what the provider said, tell the operator where that is for him, and write it down."""
-        platform = push.device.platform
-        self._metrics.pushes.labels(platform, OUTCOMES[type(outcome)]).inc()
+        platform, said = push.device.platform, OUTCOMES[type(outcome)]
+        self._metrics.pushes.labels(platform, said).inc()
+        self._changes.journal.note(
+            state.client_id, Event.PUSHED, platform, said, state.version, device_id=push.device_id
+        )
         extra = {"client_id": state.client_id, "device_id": push.device_id, "platform": platform}
         match outcome:
             case Accepted():

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.api import asyncapi, openapi, operator, socket
 from gateway.api.calls import CALLS, Backends, Call
+from gateway.api.console import ConsoleApi, console_routes
 from gateway.api.endpoint import Endpoint, Gate, refusal
 from gateway.api.http import Disconnected, Reply, Request, problem
 from gateway.api.objects import Objects
@@ -32,6 +33,7 @@ class Api:
     siblings: Siblings | None = None
     objects: Objects | None = None
     arrivals: Arrivals | None = None
+    console: ConsoleApi | None = None
     pages: Pages | None = None
     cors_origins: tuple[str, ...] = ()
 
@@ -45,8 +47,8 @@ def application(api: Api) -> ASGIApp:
         router,
         allow_origins=api.cors_origins,
         allow_methods=["GET", "POST", "PUT", "DELETE"],
-        allow_headers=["Authorization", "Content-Type", "If-None-Match"],
-        expose_headers=["ETag", "Retry-After"],
+        allow_headers=["Authorization", "Content-Type", "If-None-Match", "Range"],
+        expose_headers=["Content-Range", "ETag", "Retry-After"],
         max_age=86_400,
     )
 
@@ -95,6 +97,8 @@ def _other_routes(api: Api) -> list[BaseRoute]:
         routes.append(Route(SERVED_PATH + "{key:path}", api.objects))
     if api.arrivals is not None:
         routes.append(Route("/v1/devices/{device_id}/pushes", _PushStream(api, api.arrivals)))
+    if api.console is not None:
+        routes += console_routes(api.console)
     if api.pages is not None:
         routes += api.pages.routes()
         if api.pages.demo is not None:

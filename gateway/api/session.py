@@ -16,6 +16,7 @@ from gateway.api.limits import RateLimiter
 from gateway.api.messages import Ack, StatusMessage, TokenMessage
 from gateway.bus.bus import Cause
 from gateway.errors import GatewayError, Invalid, RateLimited, Unauthorized
+from gateway.journal import Event
 from gateway.live.closing import CloseCode
 from gateway.live.connection import Connection
 from gateway.live.hub import Hub
@@ -55,6 +56,10 @@ class Desk:
         if counter is None:
             counter = self._frames[kind] = self.metrics.frames.labels(kind)
         counter.inc()
+
+    def note(self, session: "Session", event: Event, *what: int) -> None:
+        """Note what happened to a device's socket."""
+        self.service.changes.journal.note(session.client_id, event, *what, device_id=session.device_id)
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         """Have this done; the process's end waits for it."""
@@ -114,6 +119,14 @@ class Session:
         """Whose it is."""
         return self._identity.client_id
 
+    @property
+    def opened_at(self) -> int:
+        return int(self._opened_s * 1000)
+
+    @property
+    def acked(self) -> int:
+        return self._acked
+
     def begins(self, *, acked: int, asks: bool) -> None:
         """The socket is about to open. `acked`: what its address acknowledged; `asks`: whether there is more to."""
         self._acked = acked
@@ -123,6 +136,7 @@ class Session:
         """The socket is open."""
         self._opened_s = self._desk.clock()
         self._desk.metrics.sockets.inc()
+        self._desk.note(self, Event.OPENED)
         log.info("a socket opened", extra=self._names())
 
     # --- To the hub
@@ -183,6 +197,7 @@ class Session:
         self._desk.hub.leave(self.client_id, self)
         self._desk.metrics.sockets.dec()
         self._desk.metrics.sockets_closed.labels(_label(code)).inc()
+        self._desk.note(self, Event.CLOSED, code)
         seconds = round(self._desk.clock() - self._opened_s, 3)
         log.info("a socket ended", extra={**self._names(), "code": code, "seconds": seconds})
         self._ended = code

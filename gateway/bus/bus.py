@@ -37,6 +37,8 @@ class Cause(StrEnum):
     """The same device has connected again."""
     LOGGED_OUT = "logged out"
     """The device or the account is gone."""
+    SENT_BACK = "sent back"
+    """The operator has them come back, through whichever process."""
 
 
 class Dismissal(NamedTuple):
@@ -59,6 +61,10 @@ class Kick(NamedTuple):
 
     client_id: ClientId
     device_id: DeviceId | None = None
+
+
+TOPIC_OF_PUSHES = "shown"
+"""Pushes that were shown on the console of some process: the key of the token, a space, the payload."""
 
 
 class Listener(Protocol):
@@ -113,12 +119,20 @@ class Bus(Protocol):
         """This process has a worker: `listener` is called in the event loop with every kick that reaches it."""
         ...
 
-    async def show(self, token_key: str, body: bytes) -> None:
-        """Tell every process that a push to this token was shown on the console. May be lost."""
+    async def tell(self, topic: str, body: bytes) -> int:
+        """Tell every process that hears of this topic, this one too; how many those are.
+
+        May be late, lost, or come twice; never raises for a bus that is down: only this process is told then.
+        """
         ...
 
-    def on_show(self, listener: Callable[[str, bytes], None]) -> None:
-        """`listener` is called in the event loop with every push that is shown, whichever process shows it."""
+    async def hear(self, topic: str, listener: Callable[[bytes], None]) -> None:
+        """From now on `listener` is called in the event loop with whatever is told of this topic, in whichever process;
+        it must not block or raise. Where the bus does not answer within a second, from when it does."""
+        ...
+
+    def hear_no_more(self, topic: str, listener: Callable[[bytes], None]) -> None:
+        """`listener` need not be called any more; nothing happens where it was not."""
         ...
 
     async def close(self) -> None: ...

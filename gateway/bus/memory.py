@@ -12,7 +12,7 @@ class MemoryBus:
     def __init__(self) -> None:
         self._listeners: dict[ClientId, tuple[Listener, ...]] = {}
         self._kicked: list[Callable[[Kick], None]] = []
-        self._shown: list[Callable[[str, bytes], None]] = []
+        self._heard: dict[str, tuple[Callable[[bytes], None], ...]] = {}
 
     async def publish(self, publications: Sequence[Publication]) -> list[int]:
         return [
@@ -43,14 +43,23 @@ class MemoryBus:
     def on_kick(self, listener: Callable[[Kick], None]) -> None:
         self._kicked.append(listener)
 
-    async def show(self, token_key: str, body: bytes) -> None:
-        for listener in self._shown:
-            listener(token_key, body)
+    async def tell(self, topic: str, body: bytes) -> int:
+        listeners = self._heard.get(topic, ())
+        for listener in listeners:
+            listener(body)
+        return int(bool(listeners))
 
-    def on_show(self, listener: Callable[[str, bytes], None]) -> None:
-        self._shown.append(listener)
+    async def hear(self, topic: str, listener: Callable[[bytes], None]) -> None:
+        self._heard[topic] = (*self._heard.get(topic, ()), listener)
+
+    def hear_no_more(self, topic: str, listener: Callable[[bytes], None]) -> None:
+        left = tuple(other for other in self._heard.get(topic, ()) if other != listener)
+        if left:
+            self._heard[topic] = left
+        else:
+            self._heard.pop(topic, None)
 
     async def close(self) -> None:
         self._listeners.clear()
         self._kicked.clear()
-        self._shown.clear()
+        self._heard.clear()

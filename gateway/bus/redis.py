@@ -77,7 +77,7 @@ class RedisBus:
         self._clients = f"{prefix}c:".encode()
         self._kicked_channel = f"{prefix}{{kicks}}".encode()
         self._kicks_key = f"{url.prefix}{{kicks}}".encode()
-        self._shown_channel = f"{prefix}shown".encode()
+        self._topics = prefix.encode()
         self._beats = f"{prefix}beat:{secrets.token_hex(8)}:"
         self._listeners: dict[bytes, tuple[Listener, ...]] = {}
         self._homes: dict[bytes, Subscriber] = {}
@@ -88,7 +88,7 @@ class RedisBus:
         """Servers that do not answer; None: no map of the cluster can be had."""
         self._kicks: list[bytes] = []
         self._workers: list[Callable[[Kick], None]] = []
-        self._consoles: list[Callable[[str, bytes], None]] = []
+        self._hearing: dict[bytes, tuple[Callable[[bytes], None], ...]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._once_more: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {}
         self._closed = False
@@ -188,7 +188,7 @@ class RedisBus:
         listeners = self._listeners.get(channel, ())
         if listener not in listeners:
             self._listeners[channel] = (*listeners, listener)
-        await self._hear(channel)
+        await self._join(channel)
 
     def unsubscribe(self, client_id: ClientId, listener: Listener) -> None:
         channel = self._channel(client_id)
@@ -196,9 +196,9 @@ class RedisBus:
         if left:
             self._listeners[channel] = left
         elif self._listeners.pop(channel, None) is not None:
-            self._hear_no_more(channel)
+            self._leave(channel)
 
-    async def _hear(self, channel: bytes) -> None:
+    async def _join(self, channel: bytes) -> None:
         """Subscribe to `channel`; where that takes too long, without waiting for it."""
         try:
             async with asyncio.timeout(SUBSCRIBE_S):
@@ -227,9 +227,9 @@ class RedisBus:
         return True
 
     def _is_wanted(self, channel: bytes) -> bool:
-        return channel in self._listeners or channel in {self._kicked_channel, self._shown_channel}
+        return channel in self._listeners or channel in self._hearing or channel == self._kicked_channel
 
-    def _hear_no_more(self, channel: bytes) -> None:
+    def _leave(self, channel: bytes) -> None:
         self._homeless.discard(channel)
         subscriber = self._homes.pop(channel, None)
         if subscriber is not None:
@@ -299,7 +299,7 @@ class RedisBus:
     def _received(self, channel: bytes, message: bytes) -> None:
         listeners = self._listeners.get(channel)
         if listeners is None:
-            self._received_by_all(channel, message)
+            self._received_besides(channel, message)
             return
         found = wire.read(ClientId(channel[len(self._clients) :].decode()), message)
         for listener in listeners:
@@ -309,13 +309,19 @@ class RedisBus:
                 case Dismissal():
                     listener.dismissed(found)
 
-    def _received_by_all(self, channel: bytes, message: bytes) -> None:
+    def _received_besides(self, channel: bytes, message: bytes) -> None:
+        """What is no client's."""
         if channel == self._kicked_channel:
             self._start("take kicks", self._take_kicks)
-        elif channel == self._shown_channel:
-            token_key, _, body = message.partition(b" ")
-            for console in self._consoles:
-                console(token_key.decode(errors="replace"), body)
+        else:
+            self._told(channel, message)
+
+    def _told(self, channel: bytes, body: bytes) -> bool:
+        """Tell this process; whether anybody here hears of it."""
+        listeners = self._hearing.get(channel, ())
+        for listener in listeners:
+            listener(body)
+        return bool(listeners)
 
     def _restored(self, channels: Sequence[bytes]) -> None:
         missed: dict[Listener, list[ClientId]] = {}
@@ -355,7 +361,7 @@ class RedisBus:
 
     def on_kick(self, listener: Callable[[Kick], None]) -> None:
         self._workers.append(listener)
-        self._start("hear kicks", lambda: self._hear(self._kicked_channel))
+        self._start("hear kicks", lambda: self._join(self._kicked_channel))
 
     async def _take_kicks(self) -> None:
         try:
@@ -367,21 +373,28 @@ class RedisBus:
         except RedisUnavailable:
             log.debug("no kicks can be had: the due times stand in")
 
-    # --- Consoles
+    # --- Topics
 
-    async def show(self, token_key: str, body: bytes) -> None:
+    async def tell(self, topic: str, body: bytes) -> int:
+        channel = self._topics + topic.encode()
         try:
-            await self._client.run(
-                self._shown_channel, self._publish_command, self._shown_channel, token_key.encode() + b" " + body
-            )
+            return int(await self._client.run(channel, self._publish_command, channel, body))
         except RedisUnavailable:
-            log.debug("a push is shown in this process only")
-            for console in self._consoles:
-                console(token_key, body)
+            log.debug("only this process is told", extra={"topic": topic})
+            return self._told(channel, body)
 
-    def on_show(self, listener: Callable[[str, bytes], None]) -> None:
-        self._consoles.append(listener)
-        self._start("hear of pushes", lambda: self._hear(self._shown_channel))
+    async def hear(self, topic: str, listener: Callable[[bytes], None]) -> None:
+        channel = self._topics + topic.encode()
+        self._hearing[channel] = (*self._hearing.get(channel, ()), listener)
+        await self._join(channel)
+
+    def hear_no_more(self, topic: str, listener: Callable[[bytes], None]) -> None:
+        channel = self._topics + topic.encode()
+        left = tuple(other for other in self._hearing.get(channel, ()) if other != listener)
+        if left:
+            self._hearing[channel] = left
+        elif self._hearing.pop(channel, None) is not None:
+            self._leave(channel)
 
     # --- Tasks
 

@@ -10,8 +10,8 @@ from functools import partial
 from gateway.bus.bus import Cause, Dismissal, Kick, Publication
 from gateway.transit.state import ClientId, DeviceId
 
-_PACKET, _PACKET_THAT_ASKS, _DISPLACED, _LOGGED_OUT = range(4)
-_CAUSES = {_DISPLACED: Cause.DISPLACED, _LOGGED_OUT: Cause.LOGGED_OUT}
+_PACKET, _PACKET_THAT_ASKS, _DISPLACED, _LOGGED_OUT, _SENT_BACK = range(5)
+_CAUSES = {_DISPLACED: Cause.DISPLACED, _LOGGED_OUT: Cause.LOGGED_OUT, _SENT_BACK: Cause.SENT_BACK}
 _KINDS = {cause: kind for kind, cause in _CAUSES.items()}
 _HEAD = 9
 

@@ -8,12 +8,13 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from gateway import packet
 from gateway.bus.bus import Bus, Cause, Dismissal, Kick, Publication
 from gateway.changes import Changes
 from gateway.errors import GatewayError, RateLimited, Unavailable
+from gateway.journal import Event
 from gateway.live.frames import text_frame
 from gateway.live.wheel import Wheel
 from gateway.metrics import Metrics
@@ -43,6 +44,9 @@ DRAIN_LEAST = 50
 DRAIN_PART = 0.8
 """The part of the drain after which the last socket has been told; the rest is for those that are slow to go."""
 
+SENT_BACK_MS = 5_000
+"""Apps whose sockets the operator closes are told to come back after a random time of up to this."""
+
 _RANK_BITS = 20
 
 log = logging.getLogger(__name__)
@@ -66,6 +70,16 @@ class Socket(Protocol):
     @property
     def version(self) -> int:
         """Of the newest packet that it was offered."""
+        ...
+
+    @property
+    def acked(self) -> int:
+        """The newest version that it acknowledged, as far as that mattered (0: none)."""
+        ...
+
+    @property
+    def opened_at(self) -> int:
+        """When it opened, in ms since the epoch; 0 where it is only about to."""
         ...
 
     def offer(self, version: int, frame: bytes, asks: bool) -> bool:
@@ -107,18 +121,30 @@ class _Audience:
 
 
 class _Poll:
-    """A poll that is held: by which device, if it says so, and until what is newer than `version`."""
+    """A poll that is held: since when (ms), by which device, if it says so, and until what is newer than `version`."""
 
-    __slots__ = ("arrived", "device_id", "version")
+    __slots__ = ("arrived", "device_id", "since", "version")
 
-    def __init__(self, version: int, device_id: DeviceId | None) -> None:
+    def __init__(self, version: int, device_id: DeviceId | None, since: int) -> None:
         self.version = version
+        self.since = since
         self.device_id = device_id
         self.arrived: asyncio.Future[Packet | None] = asyncio.get_running_loop().create_future()
 
     def answer(self, found: Packet | None) -> None:
         if not self.arrived.done():
             self.arrived.set_result(found)
+
+
+class Connected(NamedTuple):
+    """A device that waits for its client's packets: over a socket (since it opened), or by a poll that is held. Times
+    are ms since the epoch; `version`: what it has been offered, or says that it has; `acked` as of sockets."""
+
+    by_socket: bool
+    device_id: DeviceId | None
+    since: int
+    version: int
+    acked: int
 
 
 class Hub:
@@ -131,6 +157,8 @@ class Hub:
         self._bus = bus
         self._metrics = metrics
         self._packets = metrics.packets
+        self._took = metrics.packet_seconds
+        self._clock = changes.clock
         self._wheel = wheel
         self._audiences: dict[ClientId, _Audience] = {}
         self._doubted: dict[ClientId, None] = {}
@@ -152,6 +180,8 @@ class Hub:
                 self._packets.count += 1
                 if socket.offer(version, frame, asks):
                     self._metrics.packets_skipped.count += 1
+        if frame:
+            self._took.observe(self._clock() * 1000 - version)  # a version is the time of the change
         heard = len(audience.sockets)
         for poll in audience.polls:
             heard += poll.device_id is not None
@@ -164,11 +194,11 @@ class Hub:
         audience = self._audiences.get(dismissal.client_id)
         if audience is None:
             return
-        logged_out = dismissal.cause is Cause.LOGGED_OUT
+        displaced = dismissal.cause is Cause.DISPLACED
         for socket in audience.sockets:
-            if dismissal.device_id in {None, socket.device_id} and (logged_out or socket.rank < dismissal.rank):
-                socket.dismiss(dismissal.cause)
-        if logged_out:
+            if dismissal.device_id in {None, socket.device_id} and (not displaced or socket.rank < dismissal.rank):
+                _end(socket, dismissal.cause)
+        if not displaced:
             for poll in audience.polls:
                 if dismissal.device_id in {None, poll.device_id}:
                     poll.answer(None)
@@ -218,6 +248,10 @@ class Hub:
         """A device has logged out, or, where none is named, the client has ended: its connections end, wherever."""
         await self._bus.dismiss(Dismissal(client_id, device_id, Cause.LOGGED_OUT))
 
+    async def send_back(self, client_id: ClientId, device_id: DeviceId | None = None) -> None:
+        """The client's connections end, wherever, or those of one device; its apps come back soon."""
+        await self._bus.dismiss(Dismissal(client_id, device_id, Cause.SENT_BACK))
+
     async def lost(self, client_id: ClientId, device_id: DeviceId) -> None:
         """A device's socket has ended before it acknowledged the news: have it woken, unless another is open here."""
         audience = self._audiences.get(client_id)
@@ -237,7 +271,7 @@ class Hub:
         audience = self._audience(client_id)
         if len(audience.polls) >= HELD_PER_CLIENT:
             raise RateLimited("too many polls are held for this client already", retry_after_s=5)
-        poll = _Poll(version, device_id)
+        poll = _Poll(version, device_id, self._changes.now())
         audience.polls = (*audience.polls, poll)
         self._metrics.held_polls.inc()
         try:
@@ -257,6 +291,16 @@ class Hub:
             self._tidy(audience)
 
     # --- Audiences
+
+    def connected(self, client_id: ClientId) -> list[Connected]:
+        """The client's devices that wait for packets in this process."""
+        audience = self._audiences.get(client_id)
+        if audience is None:
+            return []
+        return [
+            *(Connected(True, one.device_id, one.opened_at, one.version, one.acked) for one in audience.sockets),
+            *(Connected(False, poll.device_id, poll.since, poll.version, 0) for poll in audience.polls),
+        ]
 
     def _audience(self, client_id: ClientId) -> _Audience:
         audience = self._audiences.get(client_id)
@@ -310,6 +354,7 @@ class Hub:
             audience = self._audiences.get(state.client_id)
             if audience is not None and any(socket.version < state.version for socket in audience.sockets):
                 self._metrics.packets_late.inc()
+                self._changes.journal.note(state.client_id, Event.LATE, state.version)
             self.published(self.publication(state))
         return True
 
@@ -347,3 +392,10 @@ class Hub:
 
     def _sockets(self) -> Iterator[Socket]:
         return (socket for audience in self._audiences.values() for socket in audience.sockets)
+
+
+def _end(socket: Socket, cause: Cause) -> None:
+    if cause is Cause.SENT_BACK:
+        socket.restart(random.randint(0, SENT_BACK_MS))
+    else:
+        socket.dismiss(cause)

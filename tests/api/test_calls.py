@@ -271,15 +271,17 @@ async def test_configured_origins_may_call(tmp_path_factory: pytest.TempPathFact
         origin = "http://localhost:3000"
         allowed = "*" if origins == "*" else origin
         for method, path in (("GET", "/v1/poll"), ("PUT", "/v1/devices/phone"), ("PUT", "/objects/a/b")):
-            asked = {"Access-Control-Request-Method": method, "Access-Control-Request-Headers": "authorization"}
+            asked = {"Access-Control-Request-Method": method, "Access-Control-Request-Headers": "authorization, range"}
             answer = await gw.http.options(path, headers={"Origin": origin} | asked)
             assert answer.status_code == 200
             assert answer.headers["Access-Control-Allow-Origin"] == allowed
             assert method in answer.headers["Access-Control-Allow-Methods"]
-            assert "authorization" in answer.headers["Access-Control-Allow-Headers"].lower()
+            named = answer.headers["Access-Control-Allow-Headers"].lower()
+            assert "authorization" in named
+            assert "range" in named  # a download that broke off is resumed
         answer = await bob.call("GET", "/v1/poll", headers={"Origin": origin})
         assert answer.headers["Access-Control-Allow-Origin"] == allowed
-        assert "ETag" in answer.headers["Access-Control-Expose-Headers"]
+        assert {"Content-Range", "ETag"} <= set(answer.headers["Access-Control-Expose-Headers"].split(", "))
         answer = await gw.http.get("/v1/poll", headers={"Origin": origin})
         assert_problem(answer, 401, "unauthorized")
         assert answer.headers["Access-Control-Allow-Origin"] == allowed

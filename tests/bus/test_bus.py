@@ -151,8 +151,9 @@ async def test_hundreds_of_clients_are_subscribed_together(open_one: Open) -> No
         logged_out(),
         logged_out(device_id="a-phone"),
         Dismissal(ALICE, DeviceId("a-phone"), Cause.DISPLACED, 1_700_000_000_000 << 20),
+        Dismissal(ALICE, None, Cause.SENT_BACK),
     ],
-    ids=["the whole client", "one device", "displaced"],
+    ids=["the whole client", "one device", "displaced", "sent back"],
 )
 async def test_a_dismissal_reaches_every_process(open_one: Open, meant: Dismissal) -> None:
     one, other, asking = open_one(), open_one(), open_one()
@@ -184,17 +185,47 @@ async def test_a_kick_is_taken_by_one_worker(open_one: Open) -> None:
     await until(kicked, "the kicks are taken")
 
 
-async def test_a_push_that_is_shown_is_shown_in_every_process(open_one: Open) -> None:
-    showing, seen = open_one(), list[tuple[str, bytes]]()
-    watching = open_one()
-    watching.on_show(lambda token_key, body: seen.append((token_key, body)))
+async def test_what_is_told_reaches_every_process_that_hears_of_it(open_one: Open) -> None:
+    telling, hearing = open_one(), open_one()
+    told, other = list[bytes](), list[bytes]()
+    await telling.hear("weather", told.append)
+    await hearing.hear("weather", told.append)
+    await hearing.hear("traffic", other.append)
 
-    async def shown() -> bool:
-        await showing.show("0f" * 32, b'{"version": "1"}')
-        return bool(seen)
+    processes = await telling.tell("weather", b"rain\n")
 
-    await until(shown, "the push is shown")
-    assert seen[0] == ("0f" * 32, b'{"version": "1"}')
+    async def all_told() -> bool:
+        return told == [b"rain\n"] * 2
+
+    await until(all_told, "both are told")
+    assert processes == len({telling, hearing})
+    assert not other
+
+
+async def test_what_nobody_hears_of_is_told_to_none(open_one: Open) -> None:
+    assert await open_one().tell("weather", b"rain") == 0
+
+
+async def test_whoever_hears_no_more_is_told_no_more(open_one: Open) -> None:
+    one, other = open_one(), open_one()
+    told, gone = list[bytes](), list[bytes]()
+    await one.hear("weather", gone.append)
+    await one.hear("weather", told.append)
+    one.hear_no_more("weather", gone.append)
+    one.hear_no_more("weather", gone.append)
+    await other.tell("weather", b"rain")
+
+    async def all_told() -> bool:
+        return told == [b"rain"]
+
+    await until(all_told, "the other one is told")
+    one.hear_no_more("weather", told.append)
+
+    async def to_nobody() -> bool:
+        return await other.tell("weather", b"sun") == 0
+
+    await until(to_nobody, "nobody hears of it any more")
+    assert (told[0], gone) == (b"rain", [])
 
 
 async def test_an_unknown_bus_is_refused() -> None:

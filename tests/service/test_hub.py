@@ -9,7 +9,7 @@ import pytest
 from gateway.bus.bus import Cause, Kick, Publication
 from gateway.errors import RateLimited, Unavailable
 from gateway.live.frames import text_frame
-from gateway.live.hub import CHECK_S, HELD_PER_CLIENT, SOCKETS_PER_CLIENT, Hub, Packet
+from gateway.live.hub import CHECK_S, HELD_PER_CLIENT, SENT_BACK_MS, SOCKETS_PER_CLIENT, Connected, Hub, Packet
 from gateway.service import Said
 from gateway.transit.state import ClientId, DeviceId, Status
 from storage.documents import Document, StoreUnavailable
@@ -133,6 +133,8 @@ class Screen:
         self.device_id = device_id
         self.rank = hub.rank()
         self.version = 0
+        self.acked = 0
+        self.opened_at = 7
         self.shown: list[bytes] = []
         self.asked: list[bool] = []
         self.dismissed: list[Cause] = []
@@ -394,6 +396,85 @@ async def test_nothing_is_compared_for_those_who_have_left(gateway: Gateway) -> 
     gateway.documents.before = lambda *call: calls.append(call[0])
     await compared(gateway, CHECK_S + 1)
     assert calls == []
+
+
+# --- The operator
+
+
+async def test_who_is_sent_back_is_told_when_to_come_and_held_polls_are_answered(gateway: Gateway) -> None:
+    phone, tablet = await joined(gateway), await joined(gateway, TABLET)
+    other = await joined(gateway, client_id=CAROL)
+    held = [asyncio.create_task(gateway.hub.newer(BOB, 0, wait_s=60, device_id=one)) for one in (PHONE, TABLET)]
+    await settle()
+    await gateway.hub.send_back(BOB, PHONE)
+    await settle()
+    assert [held[0].done(), held[1].done()] == [True, False]
+    assert (len(phone.retries), tablet.retries) == (1, [])
+    await gateway.hub.send_back(BOB)
+    assert await asyncio.gather(*held) == [None, None]
+    assert all(0 <= retry <= SENT_BACK_MS for retry in phone.retries + tablet.retries)
+    assert (len(tablet.retries), other.retries) == (1, [])
+    assert not phone.dismissed + tablet.dismissed
+
+
+async def test_who_is_connected_is_told_by_client(gateway: Gateway) -> None:
+    phone = await joined(gateway)
+    phone.version = 5
+    held = asyncio.create_task(gateway.hub.newer(BOB, 3, wait_s=60, device_id=None))
+    await settle()
+    assert gateway.hub.connected(BOB) == [
+        Connected(True, PHONE, 7, 5, 0),
+        Connected(False, None, gateway.clock.now_ms, 3, 0),
+    ]
+    assert gateway.hub.connected(CAROL) == []
+    held.cancel()
+
+
+# --- How long packets take
+
+
+def packets_took(gateway: Gateway) -> dict[str, float]:
+    """The buckets of the histogram, cumulative, and its sum."""
+    [family] = gateway.metrics.packet_seconds.collect()
+    return {sample.labels.get("le", sample.name.rpartition("_")[2]): sample.value for sample in family.samples}
+
+
+async def test_a_packet_counts_once_with_the_time_since_its_change_however_many_sockets_it_goes_to(
+    gateway: Gateway,
+) -> None:
+    await joined(gateway), await joined(gateway, TABLET)
+    before = packets_took(gateway)
+    version = gateway.clock.now_ms
+    gateway.clock.now_s += 0.3
+    for _ in range(2):
+        gateway.hub.published(Publication(BOB, version, asks=False, encode=lambda: b"{}"))
+    gateway.hub.published(Publication(CAROL, version, asks=False, encode=lambda: b"{}"))
+    after = packets_took(gateway)
+    assert {le: after[le] - before[le] for le in ("0.25", "0.5", "+Inf", "count")} == {
+        "0.25": 0,
+        "0.5": 1,
+        "+Inf": 1,
+        "count": 1,
+    }
+    assert after["sum"] - before["sum"] == pytest.approx(0.3, abs=0.002)
+
+
+async def test_a_clock_that_is_behind_makes_no_packet_faster_than_at_once(gateway: Gateway) -> None:
+    await joined(gateway)
+    gateway.hub.published(Publication(BOB, gateway.clock.now_ms + 60_000, asks=False, encode=lambda: b"{}"))
+    found = packets_took(gateway)
+    assert (found["0.001"], found["+Inf"], found["sum"]) == (1, 1, 0)
+
+
+async def test_a_packet_that_comes_late_counts_as_late_as_it_is(gateway: Gateway) -> None:
+    phone = await joined(gateway)
+    await gateway.send()
+    phone.version -= 1  # the publication was lost
+    gateway.clock.now_s += 40
+    assert await gateway.hub.compare([BOB])
+    found = packets_took(gateway)
+    assert found["+Inf"] - found["30.0"] == 1
+    assert found["60.0"] == found["+Inf"]
 
 
 # --- The end

@@ -679,10 +679,13 @@ class SimulatedBus:
     def on_kick(self, listener: Callable[[Kick], None]) -> None:
         self.kicked.append(listener)
 
-    async def show(self, token_key: str, body: bytes) -> None:
-        return  # nobody in a story looks at a console
+    async def tell(self, topic: str, body: bytes) -> int:
+        return 0  # nobody in a story looks at a console
 
-    def on_show(self, listener: Callable[[str, bytes], None]) -> None:
+    async def hear(self, topic: str, listener: Callable[[bytes], None]) -> None:
+        return
+
+    def hear_no_more(self, topic: str, listener: Callable[[bytes], None]) -> None:
         return
 
     async def close(self) -> None:

@@ -435,8 +435,8 @@ MUTANTS = (
     Mutant(
         "a report is answered from the cache where it changes nothing",
         "gateway/service.py",
-        "        return await self.changes.run(client_id, rule, least=least)\n",
-        "        return await self.changes.run(client_id, rule, least=least or 0)\n",
+        "        decision = await self.changes.run(client_id, rule, least=least)\n",
+        "        decision = await self.changes.run(client_id, rule, least=least or 0)\n",
     ),
     Mutant(
         "a socket begins with what the cache has",
@@ -506,8 +506,8 @@ MUTANTS = (
     Mutant(
         "a socket that is logged out stays",
         "gateway/live/hub.py",
-        "            if dismissal.device_id in {None, socket.device_id} and (logged_out or socket.rank < dismissal.rank):\n",
-        "            if not logged_out and socket.device_id == dismissal.device_id and socket.rank < dismissal.rank:\n",
+        "            if dismissal.device_id in {None, socket.device_id} and (not displaced or socket.rank < dismissal.rank):\n",
+        "            if displaced and socket.device_id == dismissal.device_id and socket.rank < dismissal.rank:\n",
     ),
     # --- The sweep
     Mutant(
