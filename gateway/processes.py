@@ -293,12 +293,14 @@ def _greet(settings: Settings, port: int, *, worker: bool) -> None:
     address = settings.public_url or f"http://{_in_url(settings.host)}:{port}"
     log.info("serving", extra={"address": address, "processes": settings.workers, "worker": worker})
     if sys.stdout.isatty():
-        sys.stdout.write(_NEXT.format(address=address))
+        sys.stdout.write(_NEXT.format(address=address, pages="".join(_worth_a_look(settings, address))))
         sys.stdout.flush()
 
 
 _NEXT = """
-  {address} is up. Try in another terminal:
+  {address} is up.
+{pages}
+  Try in another terminal:
 
     scripts/tour                        two phones exchange a video
     .venv/bin/gateway token alice       a token for the client alice
@@ -307,6 +309,14 @@ _NEXT = """
     .venv/bin/gateway config            every setting
 
 """
+
+
+def _worth_a_look(settings: Settings, address: str) -> Iterator[str]:
+    """A line for each page that is worth a look."""
+    if settings.shows_demo:
+        yield f"  Open {address}/ in a browser: two phones exchange videos.\n"
+    if settings.operator_token is not None:
+        yield f"  Open {address}/console to see how it is doing.\n"
 
 
 def _in_url(host: str) -> str:
