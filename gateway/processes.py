@@ -113,7 +113,8 @@ def _run(settings: Settings, main: Callable[[LastResort], Coroutine[None, None, 
 
 
 async def _serve(settings: Settings, last_resort: LastResort, *, worker: bool) -> None:
-    async with open_gateway(settings, worker=worker) as gateway, running(gateway, settings, worker=worker):
+    role = "serve" if worker else "serve-0"  # like one of many: somebody else wakes devices
+    async with open_gateway(settings, worker=worker, role=role) as gateway, running(gateway, settings, worker=worker):
         server = server_of(gateway, settings, lambda port: _greet(settings, port, worker=worker))
         # A second SIGINT ends it at once.
         with _stopped_by_signals(lambda number: server.handle_exit(number, None), last_resort):

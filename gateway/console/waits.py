@@ -39,9 +39,9 @@ def _devices(state: ClientState, policy: Policy) -> Iterator[Wait]:
 def _of_device(device_id: DeviceId, device: Device, news: int) -> str:
     text = f"device {device_id} has not acknowledged version {news}"
     if device.failures:
-        text += f"; pushes to it failed {device.failures} times in a row"
+        text += f"; pushes in a row that failed: {device.failures}"
     elif device.attempts:
-        text += f"; it was pushed to {device.attempts} times"
+        text += f"; pushes so far: {device.attempts}"
     return text if device.next_at else f"{text}, and is not pushed to again before there is newer news"
 
 

@@ -41,11 +41,11 @@ def test_a_device_that_is_behind_is_named_with_what_it_lacks_and_when_it_is_push
 
 def test_it_says_how_often_a_device_was_pushed_to_and_when_that_is_over() -> None:
     pushed = waits(received(Status.NOTIFIED, phone=device(next_at=9_000, attempts=2)), POLICY)[0]
-    assert pushed.text.endswith("; it was pushed to 2 times")
+    assert pushed.text.endswith("; pushes so far: 2")
     failed = waits(received(Status.NOTIFIED, phone=device(next_at=9_000, attempts=2, failures=3)), POLICY)[0]
-    assert failed.text.endswith("; pushes to it failed 3 times in a row")
+    assert failed.text.endswith("; pushes in a row that failed: 3")
     over = waits(received(Status.NOTIFIED, phone=device(attempts=4)), POLICY)[0]
-    assert over.text.endswith("4 times, and is not pushed to again before there is newer news")
+    assert over.text.endswith("4, and is not pushed to again before there is newer news")
     assert over.next_at is None
 
 

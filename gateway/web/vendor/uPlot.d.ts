@@ -1,0 +1,3 @@
+/* The release's own types describe a CommonJS module; this names what its ES module exports. */
+import uPlot = require("./uPlot.types.cjs");
+export default uPlot;
