@@ -4137,7 +4137,7 @@ export class Device {
   #setAlarm() {
     clearTimeout(this.#alarm);
     const restS = this.#core.nextS - uptimeS();
-    if (restS < Infinity) this.#alarm = setTimeout(() => this.#stir(), Math.min(restS, LONGEST_S) * 1000);
+    if (restS < Infinity) this.#alarm = setTimeout(() => this.#stir(), Math.min(Math.max(restS, 0), LONGEST_S) * 1000);
   }
 
   /** @param {Promise<void>} driving */

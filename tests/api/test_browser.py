@@ -1,27 +1,16 @@
 """A browser's own WebSocket: what a page can do with it, and what it sees."""
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import orjson
 import pytest
-from playwright.async_api import async_playwright
 
+from tests.browser import chromium
 from tests.running import App, Json, Running, running_gateway, until, within
 
-CHROMIUM = shutil.which("chromium")
-ARGUMENTS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 UNKNOWN_ID = "01234567-89ab-7cde-8f01-23456789abcd"
 
 SCRIPT = """
@@ -53,12 +42,8 @@ window.talks = {};
 
 @pytest.fixture(scope="module")
 async def browser() -> AsyncIterator[Any]:
-    async with async_playwright() as playwright:
-        started = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        try:
-            yield started
-        finally:
-            await started.close()
+    async with chromium() as started:
+        yield started
 
 
 class Page:

@@ -1,28 +1,12 @@
-"""A gateway, and a browser to look at it with."""
+"""A gateway, two who use it, and a browser to look at it with."""
 
-import shutil
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from playwright.async_api import async_playwright
 
-from tests.running import Running, running_gateway
-
-CHROMIUM = shutil.which("chromium")
-FAR = "gateway.test"
-"""A name of this machine that a browser does not take for it: what comes from there over HTTP is not secure."""
-
-ARGUMENTS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    f"--host-resolver-rules=MAP {FAR} 127.0.0.1",
-)
+from tests.browser import chromium
+from tests.running import App, Running, running_gateway
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +15,17 @@ async def gw(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]
         yield started
 
 
+@pytest.fixture
+def alice(gw: Running) -> App:
+    return gw.app(gw.fresh("alice"))
+
+
+@pytest.fixture
+def bob(gw: Running) -> App:
+    return gw.app(gw.fresh("bob"))
+
+
 @pytest.fixture(scope="module")
 async def browser() -> AsyncIterator[Any]:
-    async with async_playwright() as playwright:
-        started = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        try:
-            yield started
-        finally:
-            await started.close()
+    async with chromium() as started:
+        yield started

@@ -70,16 +70,6 @@ async def python_device(gw: Running, phone: Path, client_id: str) -> AsyncIterat
 
 
 @pytest.fixture
-def alice(gw: Running) -> App:
-    return gw.app(gw.fresh("alice"))
-
-
-@pytest.fixture
-def bob(gw: Running) -> App:
-    return gw.app(gw.fresh("bob"))
-
-
-@pytest.fixture
 def video(tmp_path: Path) -> Path:
     path = tmp_path / "video.mp4"
     path.write_bytes(VIDEO)

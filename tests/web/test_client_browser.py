@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from playwright.async_api import Error, Request, Route
 
+from tests.browser import FAR
 from tests.client.played import VIDEO
-from tests.running import App, Running, until, within
-from tests.web.conftest import FAR
+from tests.running import App, until, within
 from tests.web.node import WEB
 
 SCRIPT = """
@@ -123,16 +123,6 @@ async def browsing(browser: Any) -> AsyncIterator[Any]:
 async def profile(browser: Any) -> AsyncIterator[Any]:
     async with browsing(browser) as context:
         yield context
-
-
-@pytest.fixture
-def alice(gw: Running) -> App:
-    return gw.app(gw.fresh("alice"))
-
-
-@pytest.fixture
-def bob(gw: Running) -> App:
-    return gw.app(gw.fresh("bob"))
 
 
 async def tab_of(profile: Any, app: App, *, host: str = "127.0.0.1") -> Tab:

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, Locator, Page, async_playwright, expect
+from playwright.async_api import Browser, BrowserContext, Locator, Page, expect
 
 from gateway.transit.state import ClientId, DeviceId
+from tests.browser import chromium
 from tests.running import Running, running_gateway, until
-from tests.web.conftest import ARGUMENTS, CHROMIUM
 from tests.web.demo_page import Demo, Phone, Watched, context_of, fresh_room, open_page, open_pair, watched
 
 CAMERA = "--use-fake-device-for-media-stream"
@@ -27,12 +27,8 @@ async def gw(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]
 
 @pytest.fixture(scope="module")
 async def browser() -> AsyncIterator[Browser]:
-    async with async_playwright() as playwright:
-        started = await playwright.chromium.launch(executable_path=CHROMIUM, args=[*ARGUMENTS, CAMERA])
-        try:
-            yield started
-        finally:
-            await started.close()
+    async with chromium(CAMERA) as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
