@@ -31,7 +31,7 @@ PATIENCE_S = 20.0
 FIRST_PORT = int(os.environ.get("GATEWAY_TEST_PORTS", "20000"))
 """Ports from here on are for servers that have to be told one. They lie below those that the system gives out, so that
 nobody is given one before its server has started; tests that run beside these are told to begin elsewhere."""
-PORTS = 6000
+PORTS = 4000
 
 _ports = itertools.count(os.getpid() * 37)
 

