@@ -9,7 +9,7 @@ import logging
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from gateway.changes import Changes, States, TryAgain
@@ -129,7 +129,7 @@ class Service:
                 room = sending.room(sender, recipient, policy)
                 if full := room.full:
                     ended = sending.end(sender, ref, now=now, policy=policy)
-                    return replace(ended, verdicts=()) if by_sender else Decision(sender)
+                    return ended._replace(verdicts=()) if by_sender else Decision(sender)
                 if room.drop:
                     await self._make_room(room.drop)
                     raise TryAgain

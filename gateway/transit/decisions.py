@@ -1,6 +1,5 @@
 """What a rule answers: the owner's new document, a verdict for the app, and what has to follow."""
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -68,8 +67,7 @@ class Stored(NamedTuple):
     content_type: str
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """The first half of a change: the owner's new state, and what has to follow once it is committed.
 
     `settle`: the clients whose documents are then to agree with it. `gone`: videos that ended, whose bytes can go.

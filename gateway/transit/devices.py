@@ -6,7 +6,6 @@ invariant: a device has a time to be woken (`next_at`) only while it is behind.
 """
 
 from collections.abc import Container, Mapping
-from dataclasses import replace
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -54,6 +53,8 @@ def asks(state: ClientState, policy: Policy) -> bool:
     """Whether an acknowledgement of this packet would change anything: else it costs no write."""
     if any(video.status is Status.UPLOADED for _, _, video in state.received()):
         return True
+    if not state.devices:
+        return False
     newest = news(state, policy)
     return any(device.acked < newest for device in state.devices.values())
 
@@ -100,7 +101,7 @@ def register(
     if len(devices) > policy.max_devices:
         others = (other for other in devices if other != device_id)
         devices.pop(min(others, key=lambda other: devices[other].heard_at))
-    return replace(state, devices=devices)
+    return state._replace(devices=devices)
 
 
 def unregister(state: ClientState, device_id: DeviceId, *, token_key: str | None = None) -> ClientState:
@@ -108,7 +109,7 @@ def unregister(state: ClientState, device_id: DeviceId, *, token_key: str | None
     known = state.devices.get(device_id)
     if known is None or token_key not in (None, known.token_key):
         return state
-    return replace(state, devices={other: row for other, row in state.devices.items() if other != device_id})
+    return state._replace(devices={other: row for other, row in state.devices.items() if other != device_id})
 
 
 def heard(state: ClientState, device_id: DeviceId, now: int) -> ClientState:
@@ -143,7 +144,7 @@ def rescheduled(state: ClientState, *, fresh: bool, now: int, policy: Policy) ->
         device_id: _reschedule(device, newest, video_news, fresh=fresh, now=now, policy=policy)
         for device_id, device in state.devices.items()
     }
-    return state if devices == state.devices else replace(state, devices=devices)
+    return state if devices == state.devices else state._replace(devices=devices)
 
 
 def _reschedule(device: Device, newest: int, video_news: int, *, fresh: bool, now: int, policy: Policy) -> Device:
@@ -205,7 +206,7 @@ def claim(
             # Not only once it is answered: fresh news in between must not send the next one at once.
             background_at=device.background_at if alert else now,
         )
-    return (state if devices == state.devices else replace(state, devices=devices)), pushes
+    return (state if devices == state.devices else state._replace(devices=devices)), pushes
 
 
 def tried(state: ClientState, push: Push, carried: int, *, now: int, policy: Policy) -> ClientState:
@@ -271,4 +272,4 @@ def _reminder_gap(attempts: int, policy: Policy) -> int | None:
 
 def _with(state: ClientState, device_id: DeviceId, device: Device) -> ClientState:
     devices: Mapping[DeviceId, Device] = {**state.devices, device_id: device}
-    return replace(state, devices=devices)
+    return state._replace(devices=devices)

@@ -1,7 +1,6 @@
 """What time decides: videos that nobody viewed expire, ended ones are dropped, kept bytes go. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import NamedTuple
 
 from gateway.transit.decisions import Decision, VideoRef
@@ -24,7 +23,7 @@ def expire(recipient: ClientState, sender: ClientState, *, now: int, policy: Pol
     if pair is None or not late:
         return Decision(client, settle=frozenset({sender.client_id}))
     incoming = {**client.incoming, sender.client_id: Pair(pair.version, {**pair.videos, **late})}
-    state = replace(client, version=next_version(client, now), incoming=incoming)
+    state = client._replace(version=next_version(client, now), incoming=incoming)
     gone = tuple(VideoRef(video_id, sender.client_id, recipient.client_id) for video_id in late)
     return Decision(sealed(state, now=now, policy=policy), settle=frozenset({sender.client_id}), gone=gone)
 

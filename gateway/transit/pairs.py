@@ -4,7 +4,6 @@ Repeatable, and safe when it comes late: a write that was held up cannot bring b
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from gateway.transit.policy import Policy
 from gateway.transit.sealing import next_version, sealed
@@ -40,7 +39,7 @@ def reconcile(recipient: ClientState, sender: ClientState, *, now: int, policy: 
     if pair.videos.keys() == (mine.videos.keys() if mine else set()):
         return recipient
     version = max(pair.version, mine.version + 1) if mine else pair.version
-    renewed = replace(sender, outgoing={recipient.client_id: Pair(version, pair.videos)})
+    renewed = sender._replace(outgoing={recipient.client_id: Pair(version, pair.videos)})
     return copied(recipient, renewed, now=now, policy=policy)
 
 
@@ -54,8 +53,7 @@ def copied(recipient: ClientState, sender: ClientState, *, now: int, policy: Pol
     version = next_version(recipient, now)
     videos = {video_id: _copy(video, known.get(video_id), version) for video_id, video in theirs.videos.items()}
     fresh = any(not video.ended for video_id, video in videos.items() if video_id not in known)
-    state = replace(
-        recipient,
+    state = recipient._replace(
         version=version if _shown(videos) != _shown(known) else recipient.version,
         incoming={**recipient.incoming, sender.client_id: Pair(theirs.version, videos)},
     )
@@ -89,8 +87,7 @@ def raised(sender: ClientState, recipient: ClientState, *, now: int, policy: Pol
         return sender
     version = next_version(sender, now)
     pair = Pair(mine.version, {**mine.videos, **higher})
-    state = replace(
-        sender,
+    state = sender._replace(
         version=version,
         outgoing={**sender.outgoing, recipient.client_id: pair},
         status_news=version,

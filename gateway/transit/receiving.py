@@ -1,6 +1,7 @@
 """What a recipient's document decides: how far the videos it was sent have come. Pure."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from gateway.transit import devices
 from gateway.transit.decisions import APPLIED, DUPLICATE, TOO_LATE, UNKNOWN, Decision, Verdict, VideoRef
@@ -9,16 +10,14 @@ from gateway.transit.sealing import next_version, sealed
 from gateway.transit.state import ClientId, ClientState, DeviceId, Pair, Status, Video, VideoId
 
 
-@dataclass(frozen=True, slots=True)
-class Acknowledgement:
+class Acknowledgement(NamedTuple):
     """A device has applied a version of its client's packet."""
 
     device_id: DeviceId
     version: int
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(NamedTuple):
     """What a recipient's app has to say, all at once: statuses that videos reached, and what its device applied."""
 
     statuses: tuple[tuple[VideoId, Status], ...] = ()
@@ -84,7 +83,7 @@ class _Changes:
             return self.client
         pairs = {sender: Pair(self.client.incoming[sender].version, videos) for sender, videos in self.pairs.items()}
         version = next_version(self.client, now) if self.visible else self.client.version
-        return replace(self.client, version=version, incoming={**self.client.incoming, **pairs})
+        return self.client._replace(version=version, incoming={**self.client.incoming, **pairs})
 
 
 def _acknowledge(

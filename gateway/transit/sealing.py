@@ -1,7 +1,6 @@
 """What every new state has in common: versions grow, memories are bounded, times follow from what is there. Pure."""
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
 
 from gateway.transit import devices
 from gateway.transit.policy import FORGET_MS, MINUTE_MS, MOST_EMPTY_PAIRS, PAIR_KEEP_MS, Policy
@@ -11,8 +10,7 @@ from gateway.transit.state import ENDED, ClientId, ClientState, Pair, Video, Vid
 def sealed(state: ClientState, *, now: int, policy: Policy, fresh: bool = False) -> ClientState:
     """What every change ends with: old memories go, `check_at` and the devices' times follow from what is there."""
     ended, floor = _remembered(state.ended, state.ended_floor, now, policy)
-    state = replace(
-        state,
+    state = state._replace(
         outgoing=_kept(state.outgoing, now),
         incoming=_kept(state.incoming, now),
         ended=ended,
@@ -38,9 +36,10 @@ def _remembered(ended: tuple[VideoId, ...], floor: str, now: int, policy: Policy
 
 
 def _kept(pairs: Mapping[ClientId, Pair], now: int) -> Mapping[ClientId, Pair]:
-    empty = sorted(pair.version for pair in pairs.values() if not pair.videos)
+    empty = [pair.version for pair in pairs.values() if not pair.videos]
     if not empty:
         return pairs
+    empty.sort()
     oldest = max(now - PAIR_KEEP_MS + 1, *empty[-MOST_EMPTY_PAIRS:][:1])
     return {peer: pair for peer, pair in pairs.items() if pair.videos or pair.version >= oldest}
 
@@ -54,8 +53,7 @@ def with_list(
     now: int,
 ) -> ClientState:
     version = next_version(sender, now)
-    return replace(
-        sender,
+    return sender._replace(
         version=version,
         outgoing={**sender.outgoing, recipient_id: Pair(version, videos)},
         ended=merged(sender.ended, ended),
@@ -82,8 +80,8 @@ def without(videos: Mapping[VideoId, Video], ids: Collection[VideoId]) -> dict[V
 def checked(state: ClientState, *, now: int, policy: Policy) -> ClientState:
     """The state after what is overdue was dealt with: checked again when the next thing expires, or in a minute if
     something could not be done."""
-    state = sealed(replace(state, check_at=0), now=now, policy=policy)
-    return replace(state, check_at=max(state.check_at, now + MINUTE_MS)) if 0 < state.check_at <= now else state
+    state = sealed(state._replace(check_at=0), now=now, policy=policy)
+    return state._replace(check_at=max(state.check_at, now + MINUTE_MS)) if 0 < state.check_at <= now else state
 
 
 def _check_at(state: ClientState, now: int, policy: Policy) -> int:

@@ -1,7 +1,6 @@
 """What a sender's document decides: which of its videos there are, to whom. Pure."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from typing import NamedTuple
 
 from gateway.transit.decisions import APPLIED, DUPLICATE, SUPERSEDED, UNKNOWN, Decision, Stored, VideoRef
@@ -98,7 +97,7 @@ def upload(
     pair = sender.outgoing.get(recipient_id)
     others = pair.videos if pair else {}
     if sum(other > video_id for other in others) >= policy.videos_per_pair:
-        return replace(end(sender, ref, now=now, policy=policy), verdicts=(SUPERSEDED,))
+        return end(sender, ref, now=now, policy=policy)._replace(verdicts=(SUPERSEDED,))
     if stored is None:
         raise ValueError("an upload that would be tracked needs what was stored: ask `awaits_upload` first")
     videos = {**others, video_id: Video(Status.UPLOADED, now, now, stored.size, stored.content_type)}
@@ -123,7 +122,7 @@ def end(sender: ClientState, ref: VideoRef, *, now: int, policy: Policy) -> Deci
     if found is None:
         if is_over(sender, ref.video_id, now=now, policy=policy):
             return Decision(sender, (DUPLICATE,), both, (ref,))
-        state = replace(sender, ended=merged(sender.ended, {ref.video_id}))
+        state = sender._replace(ended=merged(sender.ended, {ref.video_id}))
     elif found[0] != ref.recipient_id:
         return Decision(sender, (UNKNOWN,))
     else:
@@ -163,8 +162,7 @@ def leave(client: ClientState, *, now: int, policy: Policy) -> Decision:
             incoming[sender_id] = Pair(pair.version, {**pair.videos, **ended})
             gone += [VideoRef(video_id, sender_id, client.client_id) for video_id in live]
     peers = frozenset({*client.outgoing, *client.incoming})
-    state = replace(
-        client,
+    state = client._replace(
         version=version if gone else client.version,
         outgoing=outgoing,
         incoming=incoming,

@@ -10,7 +10,6 @@ of the time.
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple, NewType
 
@@ -130,8 +129,7 @@ class Device(NamedTuple):
     background_at: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ClientState:
+class ClientState(NamedTuple):
     """Everything the gateway knows of one client. Empty, with version 0, for a client it has never heard of.
 
     `version`: that of the info packet; it moves only when the packet's content does. `outgoing` by recipient,
@@ -142,21 +140,22 @@ class ClientState:
 
     client_id: ClientId
     version: int = 0
-    outgoing: Mapping[ClientId, Pair] = field(default_factory=dict)
-    incoming: Mapping[ClientId, Pair] = field(default_factory=dict)
+    outgoing: Mapping[ClientId, Pair] = {}
+    incoming: Mapping[ClientId, Pair] = {}
     ended: tuple[VideoId, ...] = ()
     ended_floor: str = ""
-    devices: Mapping[DeviceId, Device] = field(default_factory=dict)
+    devices: Mapping[DeviceId, Device] = {}
     status_news: int = 0
     check_at: int = 0
 
     @property
     def due(self) -> int | None:
         """When the worker must look at this client (ms), or None: a device to wake, or something that expires."""
-        times = [device.next_at for device in self.devices.values() if device.next_at]
-        if self.check_at:
-            times.append(self.check_at)
-        return min(times, default=None)
+        due = self.check_at
+        for device in self.devices.values():
+            if device.next_at and not 0 < due <= device.next_at:
+                due = device.next_at
+        return due or None
 
     @property
     def blank(self) -> bool:

@@ -60,7 +60,7 @@ def test_each_video_says_which_step_is_missing() -> None:
 
 
 def test_what_was_sent_waits_for_its_recipient() -> None:
-    sent = replace(ClientState(ALICE), outgoing={BOB: received(Status.NOTIFIED).incoming[ALICE]})
+    sent = ClientState(ALICE)._replace(outgoing={BOB: received(Status.NOTIFIED).incoming[ALICE]})
     assert waits(sent, POLICY) == [Wait(f"video {VIDEO} to bob is notified, and waits for bob", 2_000, 1_000 + TTL_MS)]
 
 

@@ -24,7 +24,7 @@ it, what left it, and what it wrote.
 import base64
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import orjson
@@ -1115,7 +1115,7 @@ class Truth(Witness):
 
 def content(state: ClientState) -> bytes:
     """What a packet shows, its version apart."""
-    return packet.encode(replace(state, version=0))
+    return packet.encode(state._replace(version=0))
 
 
 def short(video_id: str) -> str:

@@ -1,7 +1,5 @@
 """Which device has learnt what, and when it is woken."""
 
-from dataclasses import replace
-
 import pytest
 
 from gateway.transit import devices
@@ -141,7 +139,7 @@ def test_devices_of_a_provider_that_takes_nothing_are_put_off_and_the_others_are
 
 def test_an_accepted_push_does_not_count_for_newer_news() -> None:
     state, push = claimed(client(phone=ROW._replace(next_at=NOW)))
-    state = replace(state, devices={PHONE: state.devices[PHONE]._replace(next_at=NOW + 5_000)})
+    state = state._replace(devices={PHONE: state.devices[PHONE]._replace(next_at=NOW + 5_000)})
     after = devices.tried(state, push, CAME - 1, now=NOW, policy=POLICY)
     assert (after.devices[PHONE].attempts, after.devices[PHONE].next_at) == (0, NOW + 5_000)
     assert devices.given_up(state, push, CAME - 1, policy=POLICY) is state
@@ -235,7 +233,7 @@ def test_a_dead_token_goes_unless_it_was_registered_since() -> None:
 
 def test_a_status_alone_is_a_silent_push_once_and_at_most_every_half_hour() -> None:
     row = ROW._replace(acked=CAME, background_at=NOW - 60_000)
-    state = replace(client(phone=row), status_news=NOW)
+    state = client(phone=row)._replace(status_news=NOW)
     assert devices.rescheduled(state, fresh=True, now=NOW, policy=POLICY).due is None
     state = devices.rescheduled(state, fresh=True, now=NOW, policy=STATUSES)
     assert state.due == NOW - 60_000 + BACKGROUND_SPACING_MS
@@ -243,7 +241,7 @@ def test_a_status_alone_is_a_silent_push_once_and_at_most_every_half_hour() -> N
     state, push = claimed(state, sent, STATUSES)
     assert not push.alert
     assert not push.sound
-    under_way = devices.rescheduled(replace(state, status_news=NOW + 9), fresh=True, now=sent, policy=STATUSES)
+    under_way = devices.rescheduled(state._replace(status_news=NOW + 9), fresh=True, now=sent, policy=STATUSES)
     assert under_way.due == sent + BACKGROUND_SPACING_MS
     state = devices.tried(state, push, NOW, now=NOW + 5, policy=STATUSES)
     assert state.due is None
@@ -253,7 +251,7 @@ def test_a_status_alone_is_a_silent_push_once_and_at_most_every_half_hour() -> N
 def test_a_push_that_has_become_a_silent_one_waits_for_the_half_hour_too() -> None:
     """A video and a status were news; the video was learnt of, and what is left would be pushed at the video's time."""
     row = ROW._replace(next_at=NOW + 5_000, background_at=NOW - 60_000)
-    state = replace(client(phone=row), status_news=NOW)
+    state = client(phone=row)._replace(status_news=NOW)
     state = devices.applied(state, PHONE, CAME, now=NOW, policy=STATUSES)
     state = devices.rescheduled(state, fresh=False, now=NOW, policy=STATUSES)
     assert state.due == NOW - 60_000 + BACKGROUND_SPACING_MS
@@ -263,13 +261,13 @@ def test_a_push_that_has_become_a_silent_one_waits_for_the_half_hour_too() -> No
 
 def test_a_silent_push_that_failed_was_none() -> None:
     row = ROW._replace(acked=CAME, next_at=NOW)
-    state, push = claimed(replace(client(phone=row), status_news=NOW), policy=STATUSES)
+    state, push = claimed(client(phone=row)._replace(status_news=NOW), policy=STATUSES)
     state = devices.postponed(state, push, 2_000, now=NOW, jitter=0)
     assert devices.rescheduled(state, fresh=False, now=NOW, policy=STATUSES).due == NOW + 2_000
 
 
 def test_while_videos_wait_every_push_is_an_alert() -> None:
-    state = replace(client(phone=ROW._replace(next_at=NOW)), status_news=NOW)
+    state = client(phone=ROW._replace(next_at=NOW))._replace(status_news=NOW)
     _, push = claimed(state, policy=STATUSES)
     assert push.alert
     assert not push.sound

@@ -1,7 +1,5 @@
 """What time decides."""
 
-from dataclasses import replace
-
 from gateway.transit import expiry, pairs, sealing, sending
 from gateway.transit.decisions import Stored, VideoRef
 from gateway.transit.policy import HOUR_MS, MINUTE_MS, Policy
@@ -31,7 +29,7 @@ def moved(state: ClientState, status: Status, at: int = NOW) -> ClientState:
             for peer, pair in kept.items()
         }
 
-    return replace(state, outgoing=with_status(dict(state.outgoing)), incoming=with_status(dict(state.incoming)))
+    return state._replace(outgoing=with_status(dict(state.outgoing)), incoming=with_status(dict(state.incoming)))
 
 
 def status(state: ClientState, video_id: VideoId = FIRST) -> Status:

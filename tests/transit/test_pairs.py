@@ -1,7 +1,5 @@
 """The second half of every change."""
 
-from dataclasses import replace
-
 from gateway.transit import pairs, sending
 from gateway.transit.decisions import Stored
 from gateway.transit.policy import MOST_EMPTY_PAIRS, PAIR_KEEP_MS, Policy
@@ -33,7 +31,7 @@ def settled(peer: ClientState, owner: ClientState, now: int = NOW) -> ClientStat
 def with_status(recipient: ClientState, status: Status, at: int = NOW) -> ClientState:
     pair = recipient.incoming[ALICE]
     videos = {video_id: video.moved(status, at) for video_id, video in pair.videos.items()}
-    return replace(recipient, incoming={ALICE: Pair(pair.version, videos)})
+    return recipient._replace(incoming={ALICE: Pair(pair.version, videos)})
 
 
 def test_a_new_video_comes_with_the_version_that_brings_it() -> None:
@@ -128,7 +126,7 @@ def test_an_upload_after_a_record_was_lost_reaches_the_mended_copy() -> None:
 
 
 def test_an_empty_pair_is_remembered_for_an_hour() -> None:
-    alice = replace(sender(NOW), outgoing={BOB: Pair(NOW, {})})
+    alice = sender(NOW)._replace(outgoing={BOB: Pair(NOW, {})})
     assert BOB in sealed(alice, now=NOW + PAIR_KEEP_MS - 1, policy=POLICY).outgoing
     assert BOB not in sealed(alice, now=NOW + PAIR_KEEP_MS, policy=POLICY).outgoing
 
@@ -136,5 +134,5 @@ def test_an_empty_pair_is_remembered_for_an_hour() -> None:
 def test_of_many_empty_pairs_the_newest_are_remembered_beside_those_with_videos() -> None:
     alice = sender(NOW)
     empty = {ClientId(f"peer{n}"): Pair(NOW + n, {}) for n in range(MOST_EMPTY_PAIRS + 10)}
-    kept = sealed(replace(alice, outgoing={**alice.outgoing, **empty}), now=NOW + 1000, policy=POLICY).outgoing
+    kept = sealed(alice._replace(outgoing={**alice.outgoing, **empty}), now=NOW + 1000, policy=POLICY).outgoing
     assert set(kept) == {BOB, *list(empty)[10:]}

@@ -1,7 +1,5 @@
 """What a recipient's document decides."""
 
-from dataclasses import replace
-
 import pytest
 
 from gateway.transit import pairs, receiving, sending
@@ -84,7 +82,7 @@ def test_a_video_that_expired_stays_so() -> None:
     state = bob()
     pair = state.incoming[ALICE]
     late = {video_id: video.moved(Status.EXPIRED, NOW) for video_id, video in pair.videos.items()}
-    state = replace(state, incoming={**state.incoming, ALICE: Pair(pair.version, late)})
+    state = state._replace(incoming={**state.incoming, ALICE: Pair(pair.version, late)})
     decision = said(state, (FIRST, Status.VIEWED))
     assert decision.verdicts == (TOO_LATE,)
     assert decision.state is state

@@ -1,7 +1,6 @@
 """What a sender's document decides."""
 
 import uuid
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -193,7 +192,7 @@ def test_a_full_side_refuses_only_while_its_videos_are_live() -> None:
     dave = ClientState(ClientId("dave"))
     assert sending.room(sender, dave, policy).full
     viewed = {video_id: video.moved(Status.VIEWED, NOW) for video_id, video in sender.outgoing[BOB].videos.items()}
-    sender = replace(sender, outgoing={**sender.outgoing, BOB: sender.outgoing[BOB]._replace(videos=viewed)})
+    sender = sender._replace(outgoing={**sender.outgoing, BOB: sender.outgoing[BOB]._replace(videos=viewed)})
     assert sending.room(sender, dave, policy) == sending.Room(False, (VideoRef(minted(NOW), ALICE, BOB),))
 
 
@@ -214,7 +213,7 @@ def test_only_what_has_ended_is_dropped() -> None:
     kept = sending.drop(sender, recipient, {minted(NOW)}, now=NOW, policy=POLICY)
     assert kept.state is sender
     viewed = {i: video.moved(Status.VIEWED, NOW) for i, video in recipient.incoming[ALICE].videos.items()}
-    recipient = replace(recipient, incoming={ALICE: recipient.incoming[ALICE]._replace(videos=viewed)})
+    recipient = recipient._replace(incoming={ALICE: recipient.incoming[ALICE]._replace(videos=viewed)})
     dropped = sending.drop(sender, recipient, {minted(NOW)}, now=NOW, policy=POLICY)
     assert sent(dropped.state) == []
     assert dropped.state.ended == (minted(NOW),)
