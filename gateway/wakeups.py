@@ -12,9 +12,11 @@ import random
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple, assert_never
+
+from msgspec.structs import replace
 
 from gateway import packet
 from gateway.bus.bus import Kick

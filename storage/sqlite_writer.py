@@ -13,7 +13,7 @@ from pathlib import Path
 
 from storage.batch import Batch
 from storage.documents import Conflict, Document
-from storage.sqlite_file import Checkpointer, connect, insist
+from storage.sqlite_file import PAGE_BYTES, WRITER_CACHE_KIB, Checkpointer, connect, insist
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ ON CONFLICT (key) DO UPDATE SET version = excluded.version, body = excluded.body
 _DELETE = "DELETE FROM documents WHERE key IN (SELECT value FROM json_each(?))"
 _FLOOR = "UPDATE removed SET version = ?"
 
-_ROW_BYTES = 8192
+_ROW_BYTES = 2 * PAGE_BYTES
 """What a document adds to the log besides its body, at a guess: a page of the table, and one of the due index."""
 
 _CUT_WAIT_S = 0.1
@@ -76,7 +76,7 @@ class Writer:
         self._answer = answer
         self._ended = ended
         self._calls: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
-        self._connection = connect(path, busy_timeout_s=0)
+        self._connection = connect(path, busy_timeout_s=0, cache_kib=WRITER_CACHE_KIB)
         self._log = LogKeeper(path, wal_limit=wal_limit)
         self._thread = threading.Thread(target=self._run, name="sqlite-writer", daemon=True)
         self._thread.start()

@@ -4,11 +4,11 @@ import asyncio
 import contextlib
 import heapq
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from gateway import mending, processes, progress, sweep
 from gateway.changes import CLIENT_PREFIX

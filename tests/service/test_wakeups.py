@@ -3,9 +3,9 @@
 import asyncio
 import uuid
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from gateway import wakeups
 from gateway.bus.bus import Kick
