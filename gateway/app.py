@@ -30,10 +30,11 @@ from gateway.api.operator import Readiness
 from gateway.api.pages import Pages
 from gateway.api.routes import Api, application, operator_pages
 from gateway.api.session import Desk
+from gateway.api.short import ShortWay
 from gateway.api.socket import SocketDoor
 from gateway.bus import open_bus
 from gateway.bus.bus import TOPIC_OF_PUSHES, Bus
-from gateway.changes import CLIENT_PREFIX, Changes
+from gateway.changes import CLIENT_PREFIX, MOST_RECENT, Changes
 from gateway.config import Settings
 from gateway.console.clients import Clients
 from gateway.console.consoles import Consoles
@@ -114,6 +115,7 @@ class Gateway:
     """The parts of a running gateway."""
 
     asgi: ASGIApp
+    short: ShortWay
     pages: ASGIApp
     """The operator's addresses alone."""
     metrics: Metrics
@@ -226,6 +228,7 @@ def wired(
         metrics=metrics,
         journal=Journal(JOURNALED if settings.operator_token else 0, clock),
         clock=clock,
+        recent=MOST_RECENT if settings.bus_is_in_process else 0,
     )
     service = Service(changes, objects, _limits(settings))
     registry = Registry(changes)
@@ -284,8 +287,10 @@ def wired(
             console=settings.operator_token is not None,
         ),
     )
+    answering = application(api)
     return Gateway(
-        asgi=application(api),
+        asgi=answering.asgi,
+        short=answering.short,
         pages=operator_pages(api),
         metrics=metrics,
         authorizer=authorizer,
@@ -367,6 +372,7 @@ def server_of(gateway: Gateway, settings: Settings, started: Callable[[int], Non
 
     return Server(
         gateway.asgi,
+        short=gateway.short,
         wheel=gateway.wheel,
         upgrades=gateway.door,
         address=(settings.host, settings.port),

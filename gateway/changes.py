@@ -12,12 +12,13 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
+from typing import NamedTuple
 
 from gateway import packet
 from gateway.bus.bus import Bus, Kick, Publication
+from gateway.deadlines import Deadline, Deadlines
 from gateway.errors import Unavailable
 from gateway.journal import Event, Journal
 from gateway.metrics import Metrics
@@ -48,6 +49,9 @@ CONFLICT_PAUSE_S = 0.002
 
 CLIENT_PREFIX = "client:"
 
+MOST_RECENT = 8_192
+"""Clients whose state a process that is alone keeps as it wrote it last: some 2 KB each."""
+
 log = logging.getLogger(__name__)
 
 States = Mapping[ClientId, ClientState]
@@ -61,34 +65,29 @@ class TryAgain(Exception):
     """A rule did something else first, so the states it was given are no longer true: load them again."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(NamedTuple):
     """A client as it was loaded."""
 
     document: Document
     state: ClientState
 
 
-class Deadline:
+class CallDeadline(Deadline):
     """A time limit within which a backend's failure becomes `Unavailable`. A class, because every call passes it: a
     generator's context costs twice as much."""
 
-    __slots__ = ("_timeout",)
-
-    def __init__(self, seconds: float) -> None:
-        self._timeout = asyncio.timeout(seconds)
-
-    async def __aenter__(self) -> None:
-        await self._timeout.__aenter__()
+    __slots__ = ()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            await self._timeout.__aexit__(kind, error, traceback)
+            await super().__aexit__(kind, error, traceback)
         except TimeoutError as late:
             raise Unavailable("a backend does not answer in time") from late
         match error:
+            case None:
+                return
             case TimeoutError():
                 raise Unavailable("a backend does not answer in time") from error
             case StoreUnavailable():
@@ -101,7 +100,11 @@ class Deadline:
 
 
 class Changes:
-    """Loads and changes clients' documents. All of it raises `Unavailable` where a backend does not answer in time."""
+    """Loads and changes clients' documents. All of it raises `Unavailable` where a backend does not answer in time.
+
+    `recent`: how many clients are remembered as they were written last, so that the next change of theirs need not load
+    them. For a process that is alone: where others write too, what is remembered is old too often.
+    """
 
     def __init__(
         self,
@@ -113,6 +116,7 @@ class Changes:
         metrics: Metrics,
         journal: Journal | None = None,
         clock: Callable[[], float] = time.time,
+        recent: int = 0,
     ) -> None:
         self.documents = documents
         self.policy = policy
@@ -121,7 +125,11 @@ class Changes:
         self._bus = bus
         self._removals = removals
         self.clock = clock
+        self._deadlines = Deadlines()
+        self._most_recent = recent
+        self._recent: dict[ClientId, _Entry] = {}
         self._metrics = metrics
+        self._results = {result: metrics.results.labels(result) for result in Result}
         self._videos = {status: metrics.videos.labels(status) for status in Status}
         self._video_seconds = {status: metrics.video_seconds.labels(status) for status in Status}
 
@@ -168,8 +176,9 @@ class Changes:
             decision, changed, repeated = await self._commit(owner_id, rule, beside, least)
             await self._publish(changed, repeated)
         for verdict in decision.verdicts:
-            self._metrics.results.labels(verdict.result).inc()
-        self._removals.add(ref.object_key for ref in decision.gone)
+            self._results[verdict.result].inc()
+        if decision.gone:
+            self._removals.add(ref.object_key for ref in decision.gone)
         return decision
 
     async def repair(self, recipient_id: ClientId, sender_id: ClientId) -> bool:
@@ -195,9 +204,9 @@ class Changes:
                 await self._publish([states[client_id] for client_id in changed])
                 return bool(changed)
 
-    def deadline(self) -> "Deadline":
+    def deadline(self) -> CallDeadline:
         """Whatever happens within has `CALL_DEADLINE_S`, and a backend's failure becomes `Unavailable`."""
-        return Deadline(CALL_DEADLINE_S)
+        return CallDeadline(self._deadlines, CALL_DEADLINE_S)
 
     async def _commit(
         self, owner_id: ClientId, rule: Rule, beside: Sequence[ClientId], least: int | None
@@ -205,15 +214,16 @@ class Changes:
         """The decision once both halves are written; the states whose packet it changed, and those that are to be
         published once more.
 
-        The first try may peek. At the owner: if that was old, its write, which comes first, is a conflict. At those who
-        are only settled: if they were old, that half is repeated. What a rule sees beside the owner is loaded, since
-        the owner's write makes the decision stand before theirs could fail.
+        The first try may recall or peek. At the owner: if that was old, its write, which comes first, is a conflict. At
+        those who are only settled: if they were old, that half is repeated. What a rule sees beside the owner is
+        loaded, since the owner's write makes the decision stand before theirs could fail.
         """
-        tries, peeks = 0, not beside
+        tries, recalls = 0, not beside
+        begin = self._recall if least is None else self._peek  # what is remembered is of any age
         while True:
             now = self.now()
-            first, peeks = peeks, False
-            entries, aged = await self._peek((owner_id,)) if first else (await self._load((owner_id, *beside)), ())
+            first, recalls = recalls, False
+            entries, aged = await begin((owner_id,)) if first else (await self._load((owner_id, *beside)), ())
             try:
                 decision = await rule({client_id: entry.state for client_id, entry in entries.items()}, now)
             except TryAgain:
@@ -223,7 +233,7 @@ class Changes:
                 continue  # nothing will be written that would prove it
             settled = sorted(decision.settle - {owner_id})
             others = [peer for peer in settled if peer not in entries]
-            more, aged = await self._peek(others) if first else (await self._load(others), ())
+            more, aged = await self._recall(others) if first else (await self._load(others), ())
             entries |= more
             states = {owner_id: decision.state} | self._agreeing(settled, entries, decision.state, now)
             if aged and (idle := [peer for peer in aged if states[peer] == entries[peer].state]):
@@ -311,6 +321,23 @@ class Changes:
                 aged += [client_id for client_id in some if client_key(client_id) in peeked.aged]
         return entries, aged
 
+    async def _recall(self, client_ids: Sequence[ClientId]) -> tuple[dict[ClientId, _Entry], Collection[ClientId]]:
+        """As `_peek`, and whoever is remembered may be old too, of any age: for what only a write can make good."""
+        known = {client_id: self._recent[client_id] for client_id in client_ids if client_id in self._recent}
+        if len(known) == len(client_ids):
+            return known, client_ids
+        entries, aged = await self._peek([client_id for client_id in client_ids if client_id not in known])
+        return entries | known, [*aged, *known]
+
+    def _remember(self, client_ids: Sequence[ClientId], written: Sequence[Document], states: States) -> None:
+        """How these were written; of too many those are forgotten that have not been written for longest."""
+        recent = self._recent
+        for client_id, document in zip(client_ids, written, strict=True):
+            recent.pop(client_id, None)
+            recent[client_id] = _Entry(document, states[client_id])
+        while len(recent) > self._most_recent:
+            del recent[next(iter(recent))]
+
     async def _write(self, entries: Mapping[ClientId, _Entry], states: States) -> list[ClientId]:
         """Commit what changed, in the order of `states`; which clients that were."""
         changed = [client_id for client_id, state in states.items() if state != entries[client_id].state]
@@ -319,7 +346,11 @@ class Changes:
             try:
                 written += await self.documents.commit([_document(entries[key].document, states[key]) for key in some])
             except Conflict as conflict:
+                for client_id in changed:
+                    self._recent.pop(client_id, None)
                 raise Conflict(conflict.key, [*written, *conflict.written]) from None
+        if self._most_recent:
+            self._remember(changed, written, states)
         return changed
 
     async def _publish(self, changed: Sequence[ClientState], repeated: Sequence[ClientState] = ()) -> None:

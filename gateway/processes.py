@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import math
 import os
@@ -19,10 +20,12 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
+from gateway.api.short import ShortWay
 from gateway.app import FINISH_PART, Gateway, import_adapters, open_gateway, running, server_of, stop_s
 from gateway.config import Settings
+from gateway.listening import listening_shares
 from gateway.parsers import ConfigError, scheme_of
-from gateway.server import NoUpgrades, Server, listening_shares
+from gateway.server import NoUpgrades, Server
 from gateway.siblings import Siblings
 from gateway.supervisor import HUNG, Child, Pulse, Supervisor
 from storage.aws.url import AWS_SCHEMES, AwsUrl
@@ -41,6 +44,10 @@ OPERATORS = 64
 
 WORKER = "worker"
 """What the process that wakes and sweeps is called; those that serve are called by numbers."""
+
+GARBAGE = (50_000, 20, 50)
+"""Objects that are left over before Python looks which of them refer only to each other; how often the older ones are
+looked through, and all."""
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
@@ -107,9 +114,21 @@ def serve(settings: Settings, *, worker: bool) -> int:
 
 def _run(settings: Settings, main: Callable[[LastResort], Coroutine[None, None, None]]) -> int:
     last_resort = LastResort(stop_s(settings))
+    _collect_rarely()
     uvloop.run(main(last_resort))
     last_resort.disarm()
     return 0
+
+
+def _collect_rarely() -> None:
+    """Look for garbage that refers to itself only once there could be much of it.
+
+    Python does after every 700 objects that are left over from any work, which calls that wait for a commit are too:
+    that took a fifth of a status change. What is imported by now is not looked through again.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GARBAGE)
 
 
 async def _serve(settings: Settings, last_resort: LastResort, *, worker: bool) -> None:
@@ -176,6 +195,7 @@ def _pages_server(gateway: Gateway, settings: Settings, port: int, started: Call
         wheel=gateway.wheel,
         upgrades=NoUpgrades(),
         address=(settings.host, port),
+        short=ShortWay([]),
         most=OPERATORS,
         drain_s=stop_s(settings) * FINISH_PART,
         cancel_s=stop_s(settings) * FINISH_PART,

@@ -15,11 +15,15 @@ from typing import Any, Protocol, cast
 import httptools
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
 from gateway.api.http import Reply, problem, problem_reply
+from gateway.api.short import LONG, ShortCall, ShortWay
 from gateway.api.socket import overloaded
 from gateway.errors import Code
+from gateway.listening import BACKLOG, listening_sockets
 from gateway.live.wheel import Wheel
 
 KEEP_ALIVE_S = 75
@@ -36,9 +40,6 @@ UNREAD_S = 60.0
 
 SPARE = 256
 """So many connections beyond the limit are still told that there is no room; the rest are cut."""
-
-BACKLOG = 4096
-"""How many connections may wait to be accepted."""
 
 FORCE_S = 0.1
 """How soon a second signal is noticed."""
@@ -84,21 +85,46 @@ class NoUpgrades:
         raise AssertionError("a socket was asked for where there are none")
 
 
-class HttpConnection(HttpToolsProtocol):
-    """One HTTP connection, as uvicorn handles it, until it becomes a socket. The wheel gives it its turns."""
+class _Never:
+    """In place of an event that nobody waits for."""
 
-    def __init__(self, *, wheel: Wheel, upgrades: Upgrades, most: int, **given: Any) -> None:
+    def set(self) -> None: ...
+
+
+class ShortCycle:
+    """A call on the short way, with as much of uvicorn's `RequestResponseCycle` as a connection asks of one."""
+
+    __slots__ = ("disconnected", "keep_alive", "response_complete")
+
+    message_event = _Never()
+
+    def __init__(self) -> None:
+        self.disconnected = False
+        self.keep_alive = True
+        self.response_complete = False
+
+
+class HttpConnection(HttpToolsProtocol):
+    """One HTTP connection, as uvicorn handles it, until it becomes a socket. The wheel gives it its turns.
+
+    Calls whose request has come whole go the `short` way: see `gateway.api.short`.
+    """
+
+    def __init__(self, *, wheel: Wheel, upgrades: Upgrades, short: ShortWay, most: int, **given: Any) -> None:
         super().__init__(**given)
         self.slot = -1
         self._wheel = wheel
         self._upgrades = upgrades
+        self._short = short
+        self._call: ShortCall | None = None
+        self._body = b""
         self._most = most
         self._room = True
         self._head_since_s = wheel.now_s()
         self._head_bytes = 0
         self._head_open = True
         self._heads = 0
-        self._running: RequestResponseCycle | None = None
+        self._running: RequestResponseCycle | ShortCycle | None = None
         self._refused = False
         self._unread = 0
         self._unread_since_s = 0.0
@@ -107,7 +133,11 @@ class HttpConnection(HttpToolsProtocol):
     # --- Taken on and let go
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        """As uvicorn does, but for the addresses, which hardly any request needs: see `_begin_cycle`."""
+        self.connections.add(self)
+        self.transport = transport
+        self.flow = FlowControl(transport)
+        self.scheme = "https" if is_ssl(transport) else "http"
         taken = len(self.connections) + self._upgrades.sockets
         if taken > self._most + SPARE:
             transport.abort()  # not even for an answer is there room
@@ -119,7 +149,6 @@ class HttpConnection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._wheel.cancel(self)
-        self._unset_keepalive_if_required()  # uvicorn leaves it where TCP was reset: it would keep all of this alive
         if self._running is not None:  # uvicorn tells only the call that came last
             self._running.disconnected = True
             self._running.message_event.set()
@@ -139,7 +168,6 @@ class HttpConnection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
-        self._unset_keepalive_if_required()
         heads = self._heads
         try:
             self.parser.feed_data(data)
@@ -151,27 +179,109 @@ class HttpConnection(HttpToolsProtocol):
                 self._ignore_upgrade(rest)
             return
         except httptools.HttpParserError:
+            self._call = None
             self._refuse(400, "this is no HTTP request", Code.INVALID)
             return
+        if self._call is not None:
+            self._go_the_long_way()  # some of its body is still to come
         if self._head_open and heads == self._heads:  # else some of it belongs to the request before: it is let pass
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES:
                 self._refuse(431, f"the head of a request has at most {HEAD_BYTES} bytes here", Code.TOO_LARGE)
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
+        self.url, self.headers = b"", []
         self._head_open, self._head_bytes, self._head_since_s = True, 0, self._wheel.now_s()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         self._head_open = False
         self._heads += 1
         self._idle_since_s = self._wheel.now_s()
-        if not self._other_upgrade():
-            super().on_headers_complete()
+        if self.parser.should_upgrade():
+            return  # see `data_received`, which is told so when the head has been read
+        self._call, self._body = self._short_call(), b""
+        if self._call is None:
+            self._begin_cycle()
+
+    def on_body(self, body: bytes) -> None:
+        if self._call is not None:
+            self._body += body
+        else:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
-        if not self._other_upgrade():
+        if self._call is not None:
+            self._begin_short(self._call)
+        elif not self.parser.should_upgrade():
             super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """As uvicorn does, but for its timer for connections that are idle: the wheel looks after them."""
+        self.server_state.total_requests += 1
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+            if self.pipeline:
+                cycle, app = self.pipeline.pop()
+                self._start_asgi_task(cycle, app)
+
+    # --- The short way
+
+    def _short_call(self) -> ShortCall | None:
+        """The call that may go the short way, where nothing is asked for that only the long one has."""
+        parser = self.parser
+        if self._answering or not self._room or self.flow.write_paused:
+            return None
+        if not parser.should_keep_alive() or parser.get_http_version() != "1.1":
+            return None
+        for name, _ in self.headers:
+            if name in LONG:
+                return None
+        return self._short.find(parser.get_method(), self.url)
+
+    def _begin_short(self, call: ShortCall) -> None:
+        self._call = None
+        cycle = self._running = self.cycle = ShortCycle()  # type: ignore[assignment]
+        task = self.loop.create_task(self._answer(call, cycle, self.headers, self._body))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _answer(self, call: ShortCall, cycle: ShortCycle, headers: Headers, body: bytes) -> None:
+        try:
+            reply = await call.reply(self.scheme or "http", headers, body)
+        except BaseException:
+            self.transport.abort()  # the process ends, and has no more patience
+            raise
+        cycle.response_complete = True
+        if reply is None or cycle.disconnected:
+            return
+        if cycle.keep_alive:
+            self.transport.write(reply.whole(self.server_state.default_headers))
+        else:
+            self.transport.write(reply.last())
+            self.transport.close()
+        self.on_response_complete()
+
+    def _go_the_long_way(self) -> None:
+        self._call = None
+        self._begin_cycle()
+        if self._body:
+            super().on_body(self._body)
+
+    def _begin_cycle(self) -> None:
+        """What uvicorn does at the beginning of a request, and at the end of its head."""
+        if self.server is None:
+            self.server, self.client = get_local_addr(self.transport), get_remote_addr(self.transport)
+        url, headers = self.url, self.headers
+        super().on_message_begin()
+        self.url = url
+        self.headers += headers  # the request's scope has this very list
+        self.expect_100_continue = any(
+            name == b"expect" and value.lower() == b"100-continue" for name, value in headers
+        )
+        super().on_headers_complete()
 
     def _refuse(self, status: int, detail: str, code: Code | None = None) -> None:
         """Answer what is no request, and end the connection: our side of it at once, so that the peer reads the answer
@@ -194,9 +304,6 @@ class HttpConnection(HttpToolsProtocol):
             return False
         # An answer on its way would end up among the frames, and what is unread of it would not count as theirs.
         return not self._answering and not self.transport.get_write_buffer_size()
-
-    def _other_upgrade(self) -> bool:
-        return self.parser.should_upgrade() and not self._should_upgrade()
 
     def _ignore_upgrade(self, rest: bytes) -> None:
         """Another upgrade than to a socket is ignored, as RFC 9110, section 7.8, allows. The parser takes what comes
@@ -233,7 +340,7 @@ class HttpConnection(HttpToolsProtocol):
         if self._head_open or self._answering:
             self._idle_since_s = now_s
         elif now_s - self._idle_since_s >= KEEP_ALIVE_S:
-            self.transport.close()  # uvicorn's own timer ends with every byte that comes, whatever it belongs to
+            self.transport.close()
         unread = self.transport.get_write_buffer_size()
         if not unread or unread != self._unread:
             self._unread, self._unread_since_s = unread, now_s
@@ -264,6 +371,7 @@ class Server(uvicorn.Server):
         wheel: Wheel,
         upgrades: Upgrades,
         address: tuple[str, int],
+        short: ShortWay,
         most: int,
         drain_s: float,
         cancel_s: float,
@@ -271,7 +379,7 @@ class Server(uvicorn.Server):
         drain: Callable[[], Awaitable[None]],
         cut_off: Callable[[], None],
     ) -> None:
-        connection = partial(HttpConnection, wheel=wheel, upgrades=upgrades, most=most)
+        connection = partial(HttpConnection, wheel=wheel, upgrades=upgrades, short=short, most=most)
         config = uvicorn.Config(
             app,
             http=cast("type[asyncio.Protocol]", connection),
@@ -296,7 +404,7 @@ class Server(uvicorn.Server):
     async def run_here(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until `should_exit`, on `sockets` that are bound, or on its address. Raises OSError where it cannot
         listen."""
-        await self.serve(await _listen(*self._address) if sockets is None else sockets)
+        await self.serve(await listening_sockets(*self._address) if sockets is None else sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -330,55 +438,3 @@ class Server(uvicorn.Server):
         self._cut_off_sockets()
         for connection in list(self.server_state.connections):
             connection.transport.abort()
-
-
-async def _listen(host: str, port: int) -> list[socket.socket]:
-    """A socket for each address of `host`. uvicorn, left to do it, would end the process where one cannot be had."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(_bound(*address)) for address in dict.fromkeys(found)]
-        stack.pop_all()
-    return sockets
-
-
-def listening_shares(host: str, port: int, *, shares: int) -> list[list[socket.socket]]:
-    """The sockets of `shares` processes that serve one port, one for each address of `host`: the kernel spreads
-    connections evenly over them. All are listening, so that it does from the first one on. Raises OSError."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    split: list[list[socket.socket]] = [[] for _ in range(shares)]
-    with contextlib.ExitStack() as stack:
-        for family, kind, protocol, name, address in dict.fromkeys(found):
-            for number, share in enumerate(split):
-                there = (address[0], port, *address[2:])
-                # Not the first: it finds out whether somebody else is there, who may have said the same.
-                listening = stack.enter_context(_bound(family, kind, protocol, name, there, shared=number > 0))
-                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-                listening.listen(BACKLOG)
-                share.append(listening)
-                port = port or listening.getsockname()[1]
-        stack.pop_all()
-    return split
-
-
-def _bound(
-    family: socket.AddressFamily,
-    kind: socket.SocketKind,
-    protocol: int,
-    _: str,
-    address: tuple[Any, ...],
-    *,
-    shared: bool = False,
-) -> socket.socket:
-    # With its protocol, unlike `socket.create_server`: asyncio switches Nagle's algorithm off only where it stands.
-    listening = socket.socket(family, kind, protocol)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if shared:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if family == socket.AF_INET6:
-            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listening.bind(address)
-    except OSError:
-        listening.close()
-        raise
-    return listening

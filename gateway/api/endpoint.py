@@ -33,12 +33,10 @@ class Gate:
 
 
 class Endpoint:
-    """The ASGI application behind one path: the calls that this path has, by method."""
+    """The ASGI application behind one path: the calls that this path has, by method (`calls`)."""
 
     def __init__(self, calls: Sequence[Call], gate: Gate, backends: Backends) -> None:
-        self._calls = {call.method: call for call in calls}
-        if "GET" in self._calls:
-            self._calls["HEAD"] = self._calls["GET"]
+        self.calls = {call.method: call for call in calls}
         self._gate = gate
         self._backends = backends
         self._counters: dict[tuple[str, int], Counter] = {}
@@ -49,21 +47,28 @@ class Endpoint:
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        call = self._calls.get(scope["method"])
+        head = scope["method"] == "HEAD"
+        call = self.calls.get("GET" if head else scope["method"])
         if call is None:
-            await problem(MethodNotAllowed(sorted(self._calls))).send(send)
+            allowed = [*self.calls, "HEAD"] if "GET" in self.calls else self.calls
+            await problem(MethodNotAllowed(sorted(allowed))).send(send, head=head)
             return
+        reply = await self.reply(call, Request(scope, receive))
+        if reply is not None:
+            await reply.send(send, head=head)
+
+    async def reply(self, call: Call, request: Request) -> Reply | None:
+        """The answer to one of its calls; None where the app went away."""
         started = time.perf_counter()
-        request = Request(scope, receive)
         try:
             caller = await self._gate.admit(request, self._backends)
             reply = await call.handler(caller)
         except Disconnected:
-            return
+            return None
         except Exception as error:
             reply = refusal(error)
-        await reply.send(send, head=scope["method"] == "HEAD")
         self._count(call, reply.status, time.perf_counter() - started)
+        return reply
 
     def _count(self, call: Call, status: int, seconds: float) -> None:
         """Count the call. What a label leads to is looked up once: that costs more than the counting."""

@@ -23,6 +23,8 @@ BODY_DEADLINE_S = 20.0
 _INTEGER = re.compile(r"[0-9]{1,19}\Z", re.ASCII)
 _BROKEN_DETAIL = re.compile(r"^(.*?) - at `\$\.?(.*?)`$", re.DOTALL)
 
+_STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in http.HTTPStatus}
+
 T = TypeVar("T")
 
 Headers = Iterable[tuple[bytes, bytes]]
@@ -50,6 +52,18 @@ class Reply:
             headers.append((b"content-type", self.content_type))
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if head else self.body})
+
+    def whole(self, further: Headers) -> bytes:
+        """It as it goes over a connection that stays, with further headers; to a request that has a body in answer."""
+        parts = [_STATUS_LINES[self.status]]
+        for name, value in (*further, *self.headers):
+            parts += (name, b": ", value, b"\r\n")
+        if self.body:
+            parts += (b"content-length: %d\r\ncontent-type: " % len(self.body), self.content_type, b"\r\n")
+        elif self.status not in {204, 304}:
+            parts.append(b"content-length: 0\r\n")
+        parts += (b"\r\n", self.body)
+        return b"".join(parts)
 
     def last(self) -> bytes:
         """It as it goes over a connection that ends with it."""
@@ -94,11 +108,13 @@ def problem_reply(status: int, detail: str, *, code: Code | None = None, headers
 class Request:
     """One HTTP request. Members of the query and of bodies that break the protocol raise Invalid."""
 
-    __slots__ = ("_headers", "_query", "_receive", "_whole", "scope")
+    __slots__ = ("_body", "_headers", "_query", "_receive", "_whole", "scope")
 
-    def __init__(self, scope: Scope, receive: Receive) -> None:
+    def __init__(self, scope: Scope, receive: Receive, *, body: bytes | None = None) -> None:
+        """`body`: where all of it has come already."""
         self.scope = scope
         self._receive = receive
+        self._body = body
         self._headers: dict[bytes, bytes] | None = None
         self._query: dict[str, str] | None = None
         self._whole = False
@@ -146,6 +162,10 @@ class Request:
         length = self.header(b"content-length")
         if length is not None and length.isdecimal() and int(length[:19]) > most:
             raise TooLarge(f"a body has at most {most} bytes here")
+        if self._body is not None:
+            if len(self._body) > most:
+                raise TooLarge(f"a body has at most {most} bytes here")
+            return self._body
         chunks: list[bytes] = []
         size = 0
         try:

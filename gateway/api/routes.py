@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from starlette.middleware.cors import CORSMiddleware
@@ -16,6 +16,7 @@ from gateway.api.endpoint import Endpoint, Gate, refusal
 from gateway.api.http import Disconnected, Reply, Request, problem
 from gateway.api.objects import Objects
 from gateway.api.pages import Pages
+from gateway.api.short import ShortWay
 from gateway.errors import MethodNotAllowed, NotFound, UpgradeRequired
 from gateway.live.arrivals import Arrivals
 from gateway.siblings import Siblings
@@ -38,9 +39,22 @@ class Api:
     cors_origins: tuple[str, ...] = ()
 
 
-def application(api: Api) -> ASGIApp:
-    """The ASGI application."""
-    router = Router([*_call_routes(api), *_other_routes(api)], redirect_slashes=False, default=_nothing_here)
+class Application(NamedTuple):
+    """What answers requests: all of them, and the short way for calls."""
+
+    asgi: ASGIApp
+    short: ShortWay
+
+
+def application(api: Api) -> Application:
+    """What answers at the gateway's addresses."""
+    endpoints = _endpoints(api)
+    routes = [Route(path, endpoint) for path, endpoint in endpoints]
+    router = Router([*routes, *_other_routes(api)], redirect_slashes=False, default=_nothing_here)
+    return Application(_with_cors(router, api), ShortWay(endpoints))
+
+
+def _with_cors(router: Router, api: Api) -> ASGIApp:
     if not api.cors_origins:
         return router
     return CORSMiddleware(
@@ -58,12 +72,12 @@ def operator_pages(api: Api) -> ASGIApp:
     return Router(_operator_routes(api), redirect_slashes=False, default=_nothing_here)
 
 
-def _call_routes(api: Api) -> list[BaseRoute]:
-    """One route for each path, in the order of the table: what is called most is found first."""
+def _endpoints(api: Api) -> list[tuple[str, Endpoint]]:
+    """One for each path, in the order of the table: what is called most is found first."""
     by_path: dict[str, list[Call]] = {}
     for call in CALLS:
         by_path.setdefault(call.path, []).append(call)
-    return [Route(path, Endpoint(calls, api.gate, api.backends)) for path, calls in by_path.items()]
+    return [(path, Endpoint(calls, api.gate, api.backends)) for path, calls in by_path.items()]
 
 
 def _operator_routes(api: Api) -> list[BaseRoute]:

@@ -15,10 +15,13 @@ class MemoryBus:
         self._heard: dict[str, tuple[Callable[[bytes], None], ...]] = {}
 
     async def publish(self, publications: Sequence[Publication]) -> list[int]:
-        return [
-            sum(listener.published(news) for listener in self._listeners.get(news.client_id, ()))
-            for news in publications
-        ]
+        heard = []
+        for news in publications:
+            count = 0
+            for listener in self._listeners.get(news.client_id, ()):
+                count += listener.published(news)
+            heard.append(count)
+        return heard
 
     async def dismiss(self, dismissal: Dismissal) -> None:
         for listener in self._listeners.get(dismissal.client_id, ()):

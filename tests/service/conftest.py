@@ -173,6 +173,7 @@ class Gateway:
         with_packet: bool = True,
         senders: Mapping[Platform, Sender] | None = None,
         cached: bool = False,
+        recent: int = 0,
     ) -> None:
         self.clock = Clock()
         self.policy = policy
@@ -191,6 +192,7 @@ class Gateway:
             policy=policy,
             metrics=self.metrics,
             clock=self.clock,
+            recent=recent,
         )
         self.service = Service(self.changes, self.objects, UploadLimits())
         self.registry = Registry(self.changes)

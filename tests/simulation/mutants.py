@@ -127,7 +127,7 @@ MUTANTS = (
                 key: video if video.ended else video.moved(Status.EXPIRED, now) for key, video in pair.videos.items()
             }
             outgoing = {**sender.outgoing, recipient_id: pair._replace(version=now, videos=late)}
-            state = replace(sender, version=max(now, sender.version + 1), outgoing=outgoing)
+            state = sender._replace(version=max(now, sender.version + 1), outgoing=outgoing)
             return Decision(sealing.sealed(state, now=now, policy=self.changes.policy), settle=frozenset({recipient_id}))
 
         await self.changes.run(sender_id, rule, beside=(recipient_id,))
@@ -179,8 +179,8 @@ MUTANTS = (
         "one device's acknowledgement is everybody's",
         "gateway/transit/devices.py",
         "    return _with(state, device_id, known._replace(acked=acked, heard_at=now))\n",
-        "    return replace(\n"
-        "        state, devices={key: device._replace(acked=acked) for key, device in state.devices.items()}\n"
+        "    return state._replace(\n"
+        "        devices={key: device._replace(acked=acked) for key, device in state.devices.items()}\n"
         "    )\n",
     ),
     Mutant(
@@ -397,22 +397,30 @@ MUTANTS = (
     Mutant(
         "who stands beside the owner is only peeked at",
         "gateway/changes.py",
-        """        tries, peeks = 0, not beside
+        """        tries, recalls = 0, not beside
+        begin = self._recall if least is None else self._peek  # what is remembered is of any age
         while True:
             now = self.now()
-            first, peeks = peeks, False
-            entries, aged = await self._peek((owner_id,)) if first""",
-        """        tries, peeks = 0, True
+            first, recalls = recalls, False
+            entries, aged = await begin((owner_id,)) if first""",
+        """        tries, recalls = 0, True
+        begin = self._recall if least is None else self._peek  # what is remembered is of any age
         while True:
             now = self.now()
-            first, peeks = peeks, False
-            entries, aged = await self._peek((owner_id, *beside)) if first""",
+            first, recalls = recalls, False
+            entries, aged = await begin((owner_id, *beside)) if first""",
+    ),
+    Mutant(
+        "a poll is answered from what is remembered",
+        "gateway/changes.py",
+        "        begin = self._recall if least is None else self._peek",
+        "        begin = self._recall",
     ),
     Mutant(
         "after a conflict it peeks again",
         "gateway/changes.py",
         "                    tries = await self._pause(tries)  # nothing of this decision stands\n",
-        "                    tries, peeks = await self._pause(tries), not beside\n",
+        "                    tries, recalls = await self._pause(tries), not beside\n",
     ),
     Mutant(
         "a poll is answered with less than it has",
