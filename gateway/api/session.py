@@ -137,7 +137,7 @@ class Session:
         self._opened_s = self._desk.clock()
         self._desk.metrics.sockets.inc()
         self._desk.note(self, Event.OPENED)
-        log.info("a socket opened", extra=self._names())
+        log.debug("a socket opened", extra=self._names())
 
     # --- To the hub
 
@@ -198,8 +198,9 @@ class Session:
         self._desk.metrics.sockets.dec()
         self._desk.metrics.sockets_closed.labels(_label(code)).inc()
         self._desk.note(self, Event.CLOSED, code)
-        seconds = round(self._desk.clock() - self._opened_s, 3)
-        log.info("a socket ended", extra={**self._names(), "code": code, "seconds": seconds})
+        if log.isEnabledFor(logging.DEBUG):
+            seconds = round(self._desk.clock() - self._opened_s, 3)
+            log.debug("a socket ended", extra={**self._names(), "code": code, "seconds": seconds})
         self._ended = code
         self._wake_when_idle()
 
