@@ -54,7 +54,7 @@ class Timing(Collector):
     """
 
     def __init__(self, name: str, documentation: str, bounds_ms: Sequence[int], registry: CollectorRegistry) -> None:
-        self._bounds_ms = bounds_ms
+        self._bounds_ms = tuple(map(float, bounds_ms))
         self._counts = [0] * (len(bounds_ms) + 1)
         self._total_ms = 0.0
         self._name = name

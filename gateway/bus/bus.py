@@ -11,16 +11,24 @@ from gateway.transit.state import ClientId, DeviceId
 
 
 class Publication:
-    """A client's new packet: its version, whether it asks for an acknowledgement, and its bytes, made when needed."""
+    """A client's new packet: its version, whether it asks for an acknowledgement, and its bytes: those that there are,
+    or made when needed."""
 
     __slots__ = ("_encode", "_packet", "asks", "client_id", "version")
 
-    def __init__(self, client_id: ClientId, version: int, *, asks: bool, encode: Callable[[], bytes]) -> None:
+    def __init__(
+        self,
+        client_id: ClientId,
+        version: int,
+        asks: bool,
+        encode: Callable[[], bytes] = bytes,
+        packet: bytes | None = None,
+    ) -> None:
         self.client_id = client_id
         self.version = version
         self.asks = asks
         self._encode = encode
-        self._packet: bytes | None = None
+        self._packet = packet
 
     @property
     def packet(self) -> bytes:

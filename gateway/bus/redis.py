@@ -75,6 +75,7 @@ class RedisBus:
         # Channels are not of a database: processes that use another one must not hear them.
         prefix = f"{url.prefix}{url.db}:"
         self._clients = f"{prefix}c:".encode()
+        self._named_from = len(self._clients)
         self._kicked_channel = f"{prefix}{{kicks}}".encode()
         self._kicks_key = f"{url.prefix}{{kicks}}".encode()
         self._topics = prefix.encode()
@@ -301,13 +302,12 @@ class RedisBus:
         if listeners is None:
             self._received_besides(channel, message)
             return
-        found = wire.read(ClientId(channel[len(self._clients) :].decode()), message)
+        found = wire.read(channel[self._named_from :].decode(), message)  # type: ignore[arg-type]  # a call saved
         for listener in listeners:
-            match found:
-                case Publication():
-                    listener.published(found)
-                case Dismissal():
-                    listener.dismissed(found)
+            if isinstance(found, Publication):
+                listener.published(found)
+            elif found is not None:
+                listener.dismissed(found)
 
     def _received_besides(self, channel: bytes, message: bytes) -> None:
         """What is no client's."""

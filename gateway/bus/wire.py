@@ -5,7 +5,7 @@ packet as it goes to the app, or the device's id. A receiver that does not know 
 of two releases work side by side.
 """
 
-from functools import partial
+import struct
 
 from gateway.bus.bus import Cause, Dismissal, Kick, Publication
 from gateway.transit.state import ClientId, DeviceId
@@ -13,7 +13,8 @@ from gateway.transit.state import ClientId, DeviceId
 _PACKET, _PACKET_THAT_ASKS, _DISPLACED, _LOGGED_OUT, _SENT_BACK = range(5)
 _CAUSES = {_DISPLACED: Cause.DISPLACED, _LOGGED_OUT: Cause.LOGGED_OUT, _SENT_BACK: Cause.SENT_BACK}
 _KINDS = {cause: kind for kind, cause in _CAUSES.items()}
-_HEAD = 9
+_HEAD = struct.Struct("!QB")
+_HEAD_BYTES = _HEAD.size
 
 
 def publication(news: Publication) -> bytes:
@@ -29,13 +30,13 @@ def dismissal(meant: Dismissal) -> bytes:
 
 def read(client_id: ClientId, message: bytes) -> Publication | Dismissal | None:
     """What came on this client's channel; None where this release does not know it."""
-    if len(message) < _HEAD:
+    if len(message) < _HEAD_BYTES:
         return None
-    number, kind = int.from_bytes(message[:8]), message[8]
+    number, kind = _HEAD.unpack_from(message)
     if kind <= _PACKET_THAT_ASKS:
-        return Publication(client_id, number, asks=kind == _PACKET_THAT_ASKS, encode=partial(_rest, message))
+        return Publication(client_id, number, kind == _PACKET_THAT_ASKS, packet=message[_HEAD_BYTES:])
     if kind in _CAUSES:
-        device_id = message[_HEAD:].decode(errors="replace")
+        device_id = message[_HEAD_BYTES:].decode(errors="replace")
         return Dismissal(client_id, DeviceId(device_id) if device_id else None, _CAUSES[kind], number)
     return None
 
@@ -49,7 +50,3 @@ def read_kick(message: bytes) -> Kick:
     """The kick that `kick` wrote."""
     client_id, _, device_id = message.decode().partition(" ")
     return Kick(ClientId(client_id), DeviceId(device_id) if device_id else None)
-
-
-def _rest(message: bytes) -> bytes:
-    return message[_HEAD:]
