@@ -4,26 +4,43 @@
  * the server's CPU in between. Pings are answered at all times. What goes wrong is answered with {"error":"..."} and
  * ends the program: a run in which anything unexpected happened gives no figures.
  *
- *   connect PORT FILE WINDOW
- *       One WebSocket to a line of FILE, WINDOW handshakes at a time. A line is the request's target, then whole header
- *       lines, with tabs between. Connections are numbered from 0, through all connects.
+ *   from ADDRESS
+ *       WebSockets that are opened from now on come from this address of the loopback, such as 127.0.0.2. {}
+ *   connect PORT FILE WINDOW PROTOCOL
+ *       One connection to a line of FILE, WINDOW handshakes at a time. A line is the request's target, then whole
+ *       header lines, with tabs between. Connections are numbered from 0, through all connects. PROTOCOL is what is
+ *       spoken over the WebSocket:
+ *         raw         a text is a message
+ *         socketio    socket.io in engine.io: 40 asks for the namespace, 2 is answered 3. Ready when that is joined
+ *         centrifugo  the line's last word is the first text that is sent; {} is answered {}. Ready when it is answered
  *       {"connected":N,"seconds":S,"packets":P}
  *   settle SECONDS
  *       Waits until no message has come for SECONDS. Counts what has come since the command before.
  *       {"packets":P,"bytes":B}
- *   publish REDIS_PORT CHANNEL_PREFIX FORMAT COUNT OUTSTANDING RATE SIZE
- *       Publishes COUNT messages of about SIZE bytes to the channels CHANNEL_PREFIX<connection> and waits for each on
- *       its connection. RATE 0: OUTSTANDING at a time. Otherwise RATE a second, come what may. FORMAT raw: the message
- *       is the JSON. FORMAT framed: its version as 8 bytes, big-endian, and a zero byte stand before it.
+ *   publish TRANSPORT PORT FILE COUNT OUTSTANDING RATE
+ *       Publishes COUNT messages and waits for each on its connection. RATE 0: OUTSTANDING at a time. Otherwise RATE a
+ *       second, come what may. FILE holds pieces, each after its length in decimal and a newline: first what is sent when
+ *       a publisher has connected, then what publishes a message to each connection, in order. In those stands for the
+ *       version, which is made when it is sent, ################ as sixteen digits, or eight bytes 0xff as a big-endian
+ *       number; both may be there, or either, but once. The text that comes must hold
+ *       "client_id":"c<connection>","version":<version>. TRANSPORT:
+ *         redis  PUBLISH, over one connection
+ *         http   requests, each answered with a 2xx, over 32 connections kept alive; those of one are pipelined
+ *         zmtp   messages of ZeroMQ, which are not answered, over one connection. Of what is sent first, 64 bytes are
+ *                the greeting; the rest follows when that is answered
  *       {"published":N,"delivered":N,"lost":N,"stale":N,"seconds":S,"p50_us":U,"p99_us":U,"own_cpu_us":U}
- *   frames FILE WINDOW PACKETS
- *       Sends the texts of FILE, whose lines are a connection's number, a tab and a text. WINDOW unanswered at a time,
- *       one to a connection, whose lines keep their order. {"type":"result" answers one. Ends with the last answer when
- *       PACKETS info packets have come, too, on whatever connection.
- *       {"answered":N,"packets":P,"unanswered":0,"missing":0,"seconds":S,"p50_us":U,"p99_us":U,"own_cpu_us":U}
- *   requests PORT FILE CONNECTIONS PACKETS
- *       The same with HTTP/1.1. FILE holds whole requests, each after its length in decimal and a newline. They are
- *       sent over CONNECTIONS kept alive, one at a time on each. Every answer has to be a 200.
+ *   frames FILE WINDOW PACKETS RATE
+ *       Sends the texts of FILE, whose lines are a connection's number, a tab and a text. One to a connection, whose
+ *       lines keep their order. {"type":"result" answers one. RATE 0: WINDOW unanswered at a time. Otherwise RATE a
+ *       second, and all times are from when a text was due. Ends with the last answer when PACKETS info packets have
+ *       come, too, on whatever connection.
+ *       {"answered":N,"packets":P,"unanswered":0,"missing":0,"seconds":S,"p50_us":U,"p99_us":U,
+ *       "packets_p50_us":U,"packets_p99_us":U,"own_cpu_us":U}
+ *       The packets' times end when both of a pair have theirs: the connections 2n and 2n+1 are one.
+ *   requests PORT FILE CONNECTIONS PACKETS RATE
+ *       The same with HTTP/1.1. FILE holds whole requests, each after its length in decimal, a space, the number of a
+ *       connection of the pair whose packets follow from it, and a newline. They are sent over CONNECTIONS kept alive,
+ *       one at a time on each. Every answer has to be a 200.
  *   quit
  *
  * Info packets are texts that begin {"type":"info". A command that waits gives up after 10 seconds in which nothing
@@ -174,7 +191,7 @@ struct stream {
     struct buffer *unsent; /* did not fit into the socket */
 };
 
-enum kind { WEBSOCKET, REQUESTER, REDIS, TICK };
+enum kind { WEBSOCKET, REQUESTER, PUBLISHER, TICK };
 
 static int epoll_fd;
 
@@ -183,7 +200,7 @@ static uint64_t packets, bytes_received, texts;
 
 static const char *kind_name(enum kind kind)
 {
-    return kind == WEBSOCKET ? "connection" : kind == REQUESTER ? "HTTP connection" : "Redis connection";
+    return kind == WEBSOCKET ? "connection" : kind == REQUESTER ? "HTTP connection" : "publisher";
 }
 
 /* Edge-triggered and for both directions, once and for all: no epoll_ctl later, and no second look by epoll_wait at
@@ -195,13 +212,28 @@ static void watch(int fd, enum kind kind, uint32_t index)
         fail("epoll_ctl: %s", strerror(errno));
 }
 
+/* Where WebSockets come from: one address has no more ports than some 28,000. */
+static struct in_addr source = {.s_addr = INADDR_ANY};
+
+static void bind_to(int fd, struct in_addr from)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr = from};
+    if (from.s_addr == INADDR_ANY)
+        return;
+    /* The port is chosen by connect, which may use it again for another destination. */
+    setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &(int){1}, sizeof(int));
+    if (bind(fd, (struct sockaddr *)&address, sizeof address))
+        fail("bind: %s", strerror(errno));
+}
+
 /* A socket whose connection to `port` is under way. */
-static int begin_connection(uint16_t port)
+static int begin_connection(uint16_t port, struct in_addr from)
 {
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0)
         fail("socket: %s", strerror(errno));
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
+    bind_to(fd, from);
     struct sockaddr_in address = {
         .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     if (connect(fd, (struct sockaddr *)&address, sizeof address) && errno != EINPROGRESS)
@@ -220,7 +252,7 @@ static void check_connected(int fd)
 /* A connection that stands already, for those of which there are few. */
 static int open_connection(uint16_t port)
 {
-    int fd = begin_connection(port);
+    int fd = begin_connection(port, (struct in_addr){INADDR_ANY});
     struct pollfd writable = {.fd = fd, .events = POLLOUT};
     if (poll(&writable, 1, 10000) != 1)
         fail("connect to port %u: no answer", port);
@@ -309,13 +341,16 @@ static void receive(struct stream *stream, enum kind kind, uint32_t index, take_
 
 /* --- WebSockets */
 
-enum state { CONNECTING, SHAKING_HANDS, OPEN };
+enum state { CONNECTING, SHAKING_HANDS, JOINING, OPEN };
+
+enum protocol { RAW, SOCKETIO, CENTRIFUGO };
 
 struct websocket {
     struct stream stream;
-    uint64_t sent_at;  /* when its frame was sent that is not answered yet */
+    uint64_t sent_at;  /* when its frame was sent, or due, that is not answered yet */
     uint32_t expected; /* the number of the message that it gets next */
     enum state state;
+    enum protocol protocol;
 };
 
 static struct websocket *websockets;
@@ -331,13 +366,7 @@ static bool begins(const char *text, size_t size, const char *prefix)
     return size >= length && !memcmp(text, prefix, length);
 }
 
-static void take_text(uint32_t index, const char *text, size_t size)
-{
-    texts++;
-    packets += begins(text, size, "{\"type\":\"info\"");
-    if (on_text)
-        on_text(index, text, size);
-}
+static void count_packet(uint32_t index);
 
 /* The most that a frame's head takes: two bytes, a length of eight, a mask of four. */
 #define HEAD_SIZE 14
@@ -364,6 +393,82 @@ static void send_frame(struct stream *stream, uint8_t opcode, const char *payloa
     size_t head = frame_head(frame, opcode, size);
     memcpy(frame + head, payload, size);
     send_all(stream, frame, head + size);
+}
+
+static void take_message(uint32_t index, const char *text, size_t size)
+{
+    texts++;
+    if (begins(text, size, "{\"type\":\"info\"")) {
+        packets++;
+        count_packet(index);
+    }
+    if (on_text)
+        on_text(index, text, size);
+}
+
+static bool equals(const char *text, size_t size, const char *other)
+{
+    return size == strlen(other) && !memcmp(text, other, size);
+}
+
+static void opened(uint32_t index)
+{
+    websockets[index].state = OPEN;
+    open_count++;
+}
+
+static void send_text(uint32_t index, const char *text)
+{
+    send_frame(&websockets[index].stream, 1, text, strlen(text));
+}
+
+/* 0{...} is engine.io's greeting, 2 its ping, and 40{...} says that the namespace is joined. */
+static void take_socketio(uint32_t index, const char *text, size_t size)
+{
+    static const char event[] = "42[\"info\",";
+    if (equals(text, size, "2"))
+        send_text(index, "3");
+    else if (websockets[index].state == OPEN && begins(text, size, event))
+        take_message(index, text + strlen(event), size - strlen(event) - 1);
+    else if (websockets[index].state == JOINING && begins(text, size, "0{"))
+        send_text(index, "40");
+    else if (websockets[index].state == JOINING && begins(text, size, "40{"))
+        opened(index);
+    else
+        fail("connection %u: socket.io said %.*s", index, (int)(size < 200 ? size : 200), text);
+}
+
+/* Several messages may stand in one text, a line for each. */
+static void take_centrifugo(uint32_t index, const char *text, size_t size)
+{
+    static const char data[] = "\"data\":";
+    const char *end = memchr(text, '\n', size), *at;
+    size_t line = end ? (size_t)(end - text) : size;
+    if (equals(text, line, "{}"))
+        send_text(index, "{}");
+    else if (websockets[index].state == JOINING && begins(text, line, "{\"id\":1,\"connect\":"))
+        opened(index);
+    else if (begins(text, line, "{\"push\":") && (at = memmem(text, line, data, strlen(data))))
+        take_message(index, at + strlen(data), line - (size_t)(at + strlen(data) - text));
+    else
+        fail("connection %u: Centrifugo said %.*s", index, (int)(line < 200 ? line : 200), text);
+    if (end)
+        take_centrifugo(index, end + 1, size - line - 1);
+}
+
+static void take_text(uint32_t index, const char *text, size_t size)
+{
+    switch (websockets[index].protocol) {
+    case RAW:
+        take_message(index, text, size);
+        break;
+    case SOCKETIO:
+        take_socketio(index, text, size);
+        break;
+    case CENTRIFUGO:
+        take_centrifugo(index, text, size);
+        break;
+    }
 }
 
 __attribute__((noreturn)) static void closed(uint32_t index, const char *payload, size_t size)
@@ -421,6 +526,8 @@ static size_t take_frames(uint32_t index, const char *bytes, size_t size)
     return used;
 }
 
+static void shaken_hands(uint32_t index);
+
 static size_t take_handshake(uint32_t index, const char *bytes, size_t size)
 {
     const char *end = memmem(bytes, size, "\r\n\r\n", 4);
@@ -428,25 +535,24 @@ static size_t take_handshake(uint32_t index, const char *bytes, size_t size)
         return 0;
     if (!begins(bytes, size, "HTTP/1.1 101 "))
         fail("connection %u: the handshake was answered %.*s", index, (int)(size < 500 ? size : 500), bytes);
-    websockets[index].state = OPEN;
-    open_count++;
+    shaken_hands(index);
     return (size_t)(end - bytes) + 4;
 }
 
 static size_t take_from_websocket(uint32_t index, const char *bytes, size_t size)
 {
-    size_t used = websockets[index].state == OPEN ? 0 : take_handshake(index, bytes, size);
-    if (websockets[index].state == OPEN)
+    size_t used = websockets[index].state >= JOINING ? 0 : take_handshake(index, bytes, size);
+    if (websockets[index].state >= JOINING)
         used += take_frames(index, bytes + used, size - used);
     return used;
 }
 
 /* --- The loop */
 
-static struct stream redis;
-static int ticks = -1; /* the timer of a paced publisher */
+static struct stream *publishers;
+static int ticks = -1; /* the timer of whoever is paced */
 static void shake_hands(uint32_t index);
-static take_function take_from_requester, take_from_redis;
+static take_function take_from_requester, take_from_publisher;
 static struct stream *requester_stream(uint32_t index);
 
 static void serve_websocket(uint32_t index, uint32_t events)
@@ -471,9 +577,9 @@ static void serve_event(const struct epoll_event *event)
         writable(requester_stream(index));
         receive(requester_stream(index), REQUESTER, index, take_from_requester, event->events);
         break;
-    case REDIS: /* its buffer is used again and again: it is not released */
-        flush(&redis);
-        receive(&redis, REDIS, index, take_from_redis, event->events);
+    case PUBLISHER: /* its buffer is used again and again: it is not released */
+        flush(&publishers[index]);
+        receive(&publishers[index], PUBLISHER, index, take_from_publisher, event->events);
         break;
     case TICK: /* it has ended epoll_wait, which was its purpose; without the read there would be no other */
         (void)!read(ticks, &(uint64_t){0}, sizeof(uint64_t));
@@ -550,10 +656,56 @@ static struct pieces read_lines(const char *name)
     return lines;
 }
 
+static uint64_t read_number(const char **at, const char *end)
+{
+    uint64_t number = 0;
+    for (; *at < end && **at >= '0' && **at <= '9'; ++*at)
+        number = number * 10 + (uint64_t)(**at - '0');
+    return number;
+}
+
+/* Pieces that stand after their length in decimal; `numbered`: then a space and a connection's number; and a newline. */
+static struct pieces read_pieces(const char *name, bool numbered)
+{
+    size_t size;
+    struct pieces pieces = {.content = read_file(name, &size)};
+    const char *at = pieces.content, *end = at + size;
+    while (at < end) {
+        const char *start = at;
+        uint64_t length = read_number(&at, end), connection = 0;
+        if (numbered && at < end && *at == ' ')
+            at++, connection = read_number(&at, end);
+        if (at == start || at == end || *at++ != '\n' || length > (size_t)(end - at))
+            fail("%s: no length, or fewer bytes than it says, at byte %td", name, start - pieces.content);
+        add_piece(&pieces, at, length);
+        pieces.all[pieces.count - 1].connection = (uint32_t)connection;
+        at += length;
+    }
+    return pieces;
+}
+
 /* --- connect */
 
 static struct pieces handshakes;
 static uint32_t first_handshake;
+static enum protocol protocol_spoken;
+
+/* The last word of its line. */
+static const char *first_text(uint32_t index)
+{
+    const char *line = handshakes.all[index - first_handshake].bytes, *tab = strrchr(line, '\t');
+    return tab ? tab + 1 : line;
+}
+
+static void shaken_hands(uint32_t index)
+{
+    struct websocket *websocket = &websockets[index];
+    websocket->state = JOINING;
+    if (websocket->protocol == RAW)
+        opened(index);
+    else if (websocket->protocol == CENTRIFUGO)
+        send_text(index, first_text(index));
+}
 
 static void shake_hands(uint32_t index)
 {
@@ -566,6 +718,8 @@ static void shake_hands(uint32_t index)
                         strsep(&rest, "\t"));
     send_all(&websocket->stream, request, (size_t)size);
     for (char *header; (header = strsep(&rest, "\t"));) {
+        if (websocket->protocol == CENTRIFUGO && !rest)
+            break; /* the last is for later */
         send_all(&websocket->stream, header, strlen(header));
         send_all(&websocket->stream, "\r\n", 2);
     }
@@ -578,14 +732,15 @@ static void shake_hands(uint32_t index)
 static void connect_next(uint16_t port)
 {
     uint32_t index = websocket_count++;
-    int fd = begin_connection(port);
-    websockets[index] = (struct websocket){.stream.fd = fd, .state = CONNECTING};
+    int fd = begin_connection(port, source);
+    websockets[index] = (struct websocket){.stream.fd = fd, .state = CONNECTING, .protocol = protocol_spoken};
     watch(fd, WEBSOCKET, index);
 }
 
-static void command_connect(uint16_t port, const char *file, uint32_t window)
+static void command_connect(uint16_t port, const char *file, uint32_t window, enum protocol protocol)
 {
     handshakes = read_lines(file);
+    protocol_spoken = protocol;
     first_handshake = websocket_count;
     uint32_t wanted = first_handshake + handshakes.count;
     websockets = resized(websockets, wanted, sizeof *websockets);
@@ -601,6 +756,13 @@ static void command_connect(uint16_t port, const char *file, uint32_t window)
     printf("{\"connected\":%u,\"seconds\":%.6f,\"packets\":%" PRIu64 "}\n", handshakes.count,
            (double)(now_us() - started) / SECOND_US, packets);
     free_pieces(&handshakes);
+}
+
+static void command_from(const char *address)
+{
+    if (!inet_aton(address, &source) || ntohl(source.s_addr) >> 24 != IN_LOOPBACKNET)
+        fail("not an address of the loopback: %s", address);
+    printf("{}\n");
 }
 
 /* --- settle */
@@ -646,22 +808,57 @@ static void print_figures(struct latencies *latencies, uint64_t took_us, uint64_
     free(latencies->us);
 }
 
+/* --- pacing */
+
+/* A tick for everything that is due, but none shorter than 100 µs: what is due by then goes together. */
+static void start_ticking(uint64_t rate)
+{
+    int64_t tick_ns = rate < 10000 ? (int64_t)(1000 * SECOND_US / rate) : 100000;
+    struct timespec tick = {tick_ns / 1000000000, tick_ns % 1000000000};
+    ticks = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    if (ticks < 0 || timerfd_settime(ticks, 0, &(struct itimerspec){tick, tick}, NULL))
+        fail("timerfd: %s", strerror(errno));
+    watch(ticks, TICK, 0);
+}
+
+static void stop_ticking(void)
+{
+    if (ticks >= 0)
+        close(ticks);
+    ticks = -1;
+}
+
 /* --- publish */
 
 /* Gives every version 16 digits, whatever the time since the machine was started. */
 #define VERSION_BASE UINT64_C(1000000000000000)
 #define VERSION_DIGITS 16
 
-/* Stop filling the buffer to Redis when it has this much: a paced publisher falls behind rather than eat memory. */
+static const char version_as_text[] = "################", version_as_number[] = "\xff\xff\xff\xff\xff\xff\xff\xff";
+
+/* Stop filling the buffer of a publisher when it has this much: a paced one falls behind rather than eat memory. */
 #define MOST_UNSENT (4 * 1024 * 1024)
+
+#define HTTP_PUBLISHERS 32
+
+#define ZMTP_GREETING 64
+
+enum transport { BY_REDIS, BY_HTTP, BY_ZMTP };
+
+/* What publishes to a connection, and where the version stands in it: 0 is nowhere. */
+struct letter {
+    const char *bytes;
+    uint32_t size, as_text, as_number;
+};
 
 /* Message n belongs to connection order[n % websocket_count], so that connection's next one is n + websocket_count. */
 static struct {
-    const char *prefix;
-    bool framed, paced;
+    enum transport transport;
+    struct pieces pieces;
+    struct letter *letters; /* of each connection */
+    bool paced;
     uint64_t rate, outstanding;
-    char *tail;
-    size_t tail_size;
+    uint32_t publisher_count;
     uint32_t *order;
     uint64_t *versions; /* of message n */
     uint64_t count, published, confirmed, delivered, lost, stale;
@@ -670,47 +867,6 @@ static struct {
 } run;
 
 static uint64_t last_version;
-
-static char *put(char *at, const char *bytes, size_t size) { return (char *)memcpy(at, bytes, size) + size; }
-
-static char *put_text(char *at, const char *text) { return put(at, text, strlen(text)); }
-
-/* printf would be the dearest part of a message. */
-static char *put_number(char *at, uint64_t number)
-{
-    char digits[20];
-    size_t start = sizeof digits;
-    do
-        digits[--start] = (char)('0' + number % 10);
-    while (number /= 10);
-    return put(at, digits + start, sizeof digits - start);
-}
-
-static char *put_big_endian(char *at, uint64_t number)
-{
-    number = htobe64(number);
-    return put(at, (const char *)&number, sizeof number);
-}
-
-/* What every message ends with, `size` bytes: as many videos as fit, the first with a sender whose id fills it up. */
-static void make_tail(size_t size)
-{
-    static const char video[] = "{\"video_id\":\"01J8ZQ4T9V6W3X%06zu\",\"sender_id\":\"sender%.*s\",\"status\":"
-                                "\"notified\",\"url\":\"/v1/videos/01J8ZQ4T9V6W3X%06zu/content\",\"size\":4194304,"
-                                "\"content_type\":\"video/mp4\",\"at\":1760000000000},";
-    static const char begin[] = "\"outgoing\":[],\"incoming\":[", end[] = "]}";
-    size_t each = (size_t)snprintf(NULL, 0, video, (size_t)0, 0, "", (size_t)0);
-    size_t fixed = strlen(begin) + strlen(end), videos = size > fixed ? (size - fixed) / each : 0;
-    size_t filling = videos ? size - fixed - videos * each : 0;
-    char *filler = memset(resized(NULL, filling + 1, 1), 'x', filling);
-    run.tail = resized(NULL, fixed + videos * each + filling + 1, 1);
-    char *at = put_text(run.tail, begin);
-    for (size_t n = 0; n < videos; n++)
-        at += sprintf(at, video, n, n ? 0 : (int)filling, filler, n);
-    at = put_text(at - !!videos, end); /* over the last comma */
-    run.tail_size = (size_t)(at - run.tail);
-    free(filler);
-}
 
 /* A fixed seed: every run and every server gets the same order. */
 static uint32_t *shuffled(uint32_t count)
@@ -726,6 +882,27 @@ static uint32_t *shuffled(uint32_t count)
     return order;
 }
 
+static uint32_t place_of(const struct piece *piece, const char *wanted)
+{
+    const char *found = memmem(piece->bytes, piece->size, wanted, strlen(wanted));
+    return found ? (uint32_t)(found - piece->bytes) : 0;
+}
+
+static void read_letters(const char *file)
+{
+    run.pieces = read_pieces(file, false);
+    if (run.pieces.count != websocket_count + 1)
+        fail("publish: %u pieces for %u connections and a publisher", run.pieces.count, websocket_count);
+    run.letters = resized(NULL, websocket_count, sizeof *run.letters);
+    for (uint32_t n = 0; n < websocket_count; n++) {
+        const struct piece *piece = &run.pieces.all[n + 1];
+        run.letters[n] = (struct letter){piece->bytes, (uint32_t)piece->size, place_of(piece, version_as_text),
+                                         place_of(piece, version_as_number)};
+        if (!run.letters[n].as_text && !run.letters[n].as_number)
+            fail("publish: no place for the version in the piece for connection %u", n);
+    }
+}
+
 /* The time, but later than the connection's last: that is what makes it a version. */
 static uint64_t next_version(void)
 {
@@ -735,71 +912,47 @@ static uint64_t next_version(void)
     return version > before ? version : before + 1;
 }
 
-static const char message_start[] = "{\"type\":\"info\",\"client_id\":\"c";
-static const char message_middle[] = "\",\"version\":";
-
-/* The size of what stands before the tail. */
-static size_t head_size(size_t connection_digits)
+/* printf would be the dearest part of a message. */
+static void put_digits(char *at, uint64_t version)
 {
-    return strlen(message_start) + connection_digits + strlen(message_middle) + VERSION_DIGITS + 1;
+    for (size_t n = VERSION_DIGITS; n--; version /= 10)
+        at[n] = (char)('0' + version % 10);
 }
 
-static char *put_message(char *at, uint32_t connection, uint64_t version)
-{
-    if (run.framed) {
-        at = put_big_endian(at, version);
-        *at++ = 0;
-    }
-    at = put_text(at, message_start);
-    at = put_number(at, connection);
-    at = put_text(at, message_middle);
-    at = put_number(at, version);
-    at = put_text(at, ",");
-    return put(at, run.tail, run.tail_size);
-}
-
-static size_t digits(uint64_t number)
-{
-    char text[20];
-    return (size_t)(put_number(text, number) - text);
-}
-
-static char *put_bulk_head(char *at, size_t size)
-{
-    at = put_text(at, "\r\n$");
-    at = put_number(at, size);
-    return put_text(at, "\r\n");
-}
-
-/* Appends a PUBLISH to what goes to Redis. */
+/* Appends a message to what goes out. Those to one connection go through one publisher: they keep their order. */
 static void publish_next(void)
 {
     uint32_t connection = run.order[run.published % websocket_count];
+    struct stream *publisher = &publishers[connection % run.publisher_count];
+    const struct letter *letter = &run.letters[connection];
     uint64_t version = run.versions[run.published] = next_version();
-    size_t number = digits(connection), channel = strlen(run.prefix);
-    size_t message = (run.framed ? 9 : 0) + head_size(number) + run.tail_size;
-    char *start = room_for(&redis.unsent, 128 + channel + message), *at = start;
-    at = put_text(at, "*3\r\n$7\r\nPUBLISH");
-    at = put_bulk_head(at, channel + number);
-    at = put(at, run.prefix, channel);
-    at = put_number(at, connection);
-    at = put_bulk_head(at, message);
-    at = put_message(at, connection, version);
-    at = put_text(at, "\r\n");
-    redis.unsent->end += (size_t)(at - start);
+    char *at = memcpy(room_for(&publisher->unsent, letter->size), letter->bytes, letter->size);
+    if (letter->as_text)
+        put_digits(at + letter->as_text, version);
+    if (letter->as_number)
+        memcpy(at + letter->as_number, &(uint64_t){htobe64(version)}, sizeof version);
+    publisher->unsent->end += letter->size;
     run.published++;
+    run.confirmed += run.transport == BY_ZMTP;
 }
 
-/* How many messages should have been published by now. */
+/* How many should have been published, or sent, by now, of `count`. */
+static uint64_t due_by_rate(uint64_t started, uint64_t rate, uint64_t count)
+{
+    uint64_t due = (now_us() - started) * rate / SECOND_US;
+    return due < count ? due : count;
+}
+
 static uint64_t due(void)
 {
-    uint64_t due = run.paced ? (now_us() - run.started) * run.rate / SECOND_US
-                             : run.delivered + run.lost + run.outstanding;
+    uint64_t due = run.delivered + run.lost + run.outstanding;
+    if (run.paced)
+        return due_by_rate(run.started, run.rate, run.count);
     return due < run.count ? due : run.count;
 }
 
 /* A closed loop is filled up an eighth at a time, as by a publisher that pipelines: one by one would measure how often
- * Redis is woken. */
+ * the publisher's server is woken. */
 static bool worth_publishing(uint64_t until)
 {
     return run.paced || until == run.count || until - run.published >= run.outstanding / 8;
@@ -810,44 +963,62 @@ static void publish_due(void)
     uint64_t until = due();
     if (!worth_publishing(until))
         return;
-    while (run.published < until && buffered(redis.unsent) < MOST_UNSENT)
+    while (run.published < until && buffered(publishers[0].unsent) < MOST_UNSENT)
         publish_next();
-    flush(&redis);
+    for (uint32_t n = 0; n < run.publisher_count; n++)
+        flush(&publishers[n]);
 }
 
 /* One line of Redis for each PUBLISH, in order. */
-static void take_reply(const char *line, size_t size)
+static size_t take_reply(const char *bytes, size_t size)
 {
+    const char *end = memchr(bytes, '\n', size);
     uint32_t connection = run.order[run.confirmed % websocket_count];
-    if (line[0] != ':')
-        fail("Redis answered %.*s", (int)size, line);
-    if (line[1] == '0')
-        fail("nobody had subscribed to %s%u", run.prefix, connection);
-    run.confirmed++;
+    if (!end)
+        return 0;
+    if (bytes[0] != ':')
+        fail("Redis answered %.*s", (int)(end - bytes), bytes);
+    if (bytes[1] == '0')
+        fail("nobody had subscribed to what connection %u should get", connection);
+    return (size_t)(end + 1 - bytes);
 }
 
-static size_t take_from_redis(uint32_t index, const char *bytes, size_t size)
+static size_t body_size(const char *head, size_t size);
+
+static size_t take_publication(const char *bytes, size_t size)
 {
-    size_t used = 0;
+    const char *end = memmem(bytes, size, "\r\n\r\n", 4);
+    if (!end)
+        return 0;
+    if (!begins(bytes, size, "HTTP/1.1 2"))
+        fail("a publication was answered %.*s", (int)(size < 300 ? size : 300), bytes);
+    size_t head = (size_t)(end - bytes) + 4, whole = head + body_size(bytes, head);
+    return size < whole ? 0 : whole;
+}
+
+/* What comes over a connection that nothing is asked of, such as a greeting, is of no interest. */
+static size_t take_from_publisher(uint32_t index, const char *bytes, size_t size)
+{
+    size_t used = 0, taken;
     (void)index;
-    for (const char *end; (end = memchr(bytes + used, '\n', size - used)); used = (size_t)(end + 1 - bytes))
-        take_reply(bytes + used, (size_t)(end - bytes) - used);
+    if (run.transport == BY_ZMTP)
+        return size;
+    while ((taken = run.transport == BY_REDIS ? take_reply(bytes + used, size - used)
+                                              : take_publication(bytes + used, size - used))) {
+        used += taken;
+        run.confirmed++;
+    }
     return used;
 }
 
-static uint64_t read_number(const char **at, const char *end)
-{
-    uint64_t number = 0;
-    for (; *at < end && **at >= '0' && **at <= '9'; ++*at)
-        number = number * 10 + (uint64_t)(**at - '0');
-    return number;
-}
+static const char message_middle[] = "\",\"version\":";
 
 /* The version of a message; fails if the message is not one that this connection should get. */
 static uint64_t read_version(uint32_t index, const char *text, size_t size)
 {
-    const char *at = text + strlen(message_start), *end = text + size;
-    if (begins(text, size, message_start) && read_number(&at, end) == index &&
+    static const char name[] = "\"client_id\":\"c";
+    const char *at = memmem(text, size, name, strlen(name)), *end = text + size;
+    if (at && (at += strlen(name)) && read_number(&at, end) == index &&
         begins(at, (size_t)(end - at), message_middle)) {
         at += strlen(message_middle);
         uint64_t version = read_number(&at, end);
@@ -896,24 +1067,6 @@ static void take_published(uint32_t index, const char *text, size_t size)
         fail("connection %u got version %" PRIu64 " out of order", index, version);
 }
 
-/* A tick for every message, but none shorter than 100 µs: what is due by then goes together. */
-static void start_ticking(uint64_t rate)
-{
-    int64_t tick_ns = rate < 10000 ? (int64_t)(1000 * SECOND_US / rate) : 100000;
-    struct timespec tick = {tick_ns / 1000000000, tick_ns % 1000000000};
-    ticks = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
-    if (ticks < 0 || timerfd_settime(ticks, 0, &(struct itimerspec){tick, tick}, NULL))
-        fail("timerfd: %s", strerror(errno));
-    watch(ticks, TICK, 0);
-}
-
-static void stop_ticking(void)
-{
-    if (ticks >= 0)
-        close(ticks);
-    ticks = -1;
-}
-
 static bool all_delivered(void)
 {
     return run.confirmed == run.count && run.delivered + run.lost == run.count;
@@ -936,8 +1089,9 @@ static void publish_all(void)
     stop_ticking();
 }
 
-static void prepare_to_publish(uint64_t count, size_t size)
+static void prepare_to_publish(uint64_t count, const char *file)
 {
+    read_letters(file);
     run.count = count;
     run.order = shuffled(websocket_count);
     /* Written once before the clock starts: page faults would count as the load's CPU. */
@@ -945,32 +1099,71 @@ static void prepare_to_publish(uint64_t count, size_t size)
     run.latencies = (struct latencies){zeroed(count, sizeof(uint32_t)), 0};
     for (uint32_t n = 0; n < websocket_count; n++)
         websockets[run.order[n]].expected = n;
-    size_t head = head_size(digits(websocket_count - 1));
-    make_tail(size > head ? size - head : 0);
+}
+
+static void await_bytes(int fd, size_t wanted)
+{
+    char bytes[64];
+    for (size_t got = 0; got < wanted;) {
+        struct pollfd readable = {.fd = fd, .events = POLLIN};
+        ssize_t more = poll(&readable, 1, 10000) == 1 ? recv(fd, bytes, wanted - got, 0) : 0;
+        if (more <= 0)
+            fail("a publisher was not greeted");
+        got += (size_t)more;
+    }
+}
+
+/* ZeroMQ's greetings have to be out of the way before the next command comes. */
+static void greet(struct stream *publisher, const struct piece *greeting)
+{
+    size_t first = run.transport == BY_ZMTP ? ZMTP_GREETING : greeting->size;
+    send_all(publisher, greeting->bytes, first);
+    if (run.transport != BY_ZMTP)
+        return;
+    await_bytes(publisher->fd, ZMTP_GREETING);
+    send_all(publisher, greeting->bytes + first, greeting->size - first);
+    await_bytes(publisher->fd, 1);
+}
+
+static void open_publishers(uint16_t port)
+{
+    const struct piece *greeting = &run.pieces.all[0];
+    if (run.transport == BY_ZMTP && greeting->size < ZMTP_GREETING)
+        fail("publish: ZeroMQ's greeting is missing");
+    run.publisher_count = run.transport == BY_HTTP ? HTTP_PUBLISHERS : 1;
+    publishers = zeroed(run.publisher_count, sizeof *publishers);
+    for (uint32_t n = 0; n < run.publisher_count; n++) {
+        publishers[n].fd = open_connection(port);
+        greet(&publishers[n], greeting);
+        watch(publishers[n].fd, PUBLISHER, n);
+    }
 }
 
 static void finish_publishing(void)
 {
     if (run.published)
         last_version = run.versions[run.published - 1];
-    close(redis.fd);
-    release(&redis.unread);
-    release(&redis.unsent);
+    for (uint32_t n = 0; n < run.publisher_count; n++) {
+        close(publishers[n].fd);
+        release(&publishers[n].unread);
+        release(&publishers[n].unsent);
+    }
+    free(publishers);
+    free(run.letters);
     free(run.order);
     free(run.versions);
-    free(run.tail);
+    free_pieces(&run.pieces);
 }
 
-static void command_publish(uint16_t port, const char *prefix, bool framed, uint64_t count, uint64_t outstanding,
-                            uint64_t rate, size_t size)
+static void command_publish(enum transport transport, uint16_t port, const char *file, uint64_t count,
+                            uint64_t outstanding, uint64_t rate)
 {
     if (!websocket_count)
         fail("publish: nothing is connected");
     memset(&run, 0, sizeof run);
-    run.prefix = prefix, run.framed = framed, run.outstanding = outstanding, run.rate = rate, run.paced = rate > 0;
-    prepare_to_publish(count, size);
-    redis = (struct stream){.fd = open_connection(port)};
-    watch(redis.fd, REDIS, 0);
+    run.transport = transport, run.outstanding = outstanding, run.rate = rate, run.paced = rate > 0;
+    prepare_to_publish(count, file);
+    open_publishers(port);
     uint64_t cpu = own_cpu_us();
     publish_all();
     cpu = own_cpu_us() - cpu;
@@ -982,19 +1175,29 @@ static void command_publish(uint16_t port, const char *prefix, bool framed, uint
 
 /* --- frames and requests: what they have in common */
 
+/* A change whose packets have not both come. */
+struct pair {
+    uint64_t since; /* 0: none */
+    bool reached[2];
+};
+
 static struct {
     struct pieces pieces;
     uint32_t sent, answered;
-    uint64_t packets_wanted;
-    struct latencies latencies;
+    uint64_t packets_wanted, rate, started;
+    struct latencies latencies, both;
+    struct pair *pairs;
 } work;
 
-static void begin_work(struct pieces pieces, uint64_t packets_wanted)
+static void begin_work(struct pieces pieces, uint64_t packets_wanted, uint64_t rate)
 {
     work.pieces = pieces;
     work.sent = work.answered = 0;
     work.packets_wanted = packets_wanted;
+    work.rate = rate;
     work.latencies = (struct latencies){zeroed(pieces.count, sizeof(uint32_t)), 0};
+    work.both = (struct latencies){zeroed(pieces.count, sizeof(uint32_t)), 0};
+    work.pairs = zeroed(websocket_count / 2 + 1, sizeof *work.pairs);
     packets = 0;
 }
 
@@ -1004,24 +1207,60 @@ static void count_answer(uint64_t sent_at)
     work.answered++;
 }
 
-static uint32_t unanswered(void) { return work.sent - work.answered; }
+static void count_packet(uint32_t index)
+{
+    struct pair *pair = work.pairs ? &work.pairs[index / 2] : NULL;
+    if (!pair || !pair->since)
+        return;
+    pair->reached[index % 2] = true;
+    if (!pair->reached[0] || !pair->reached[1])
+        return;
+    work.both.us[work.both.count++] = (uint32_t)(now_us() - pair->since);
+    pair->since = 0;
+}
+
+/* How many may have been sent by now. */
+static uint64_t sendable(uint32_t window)
+{
+    return work.rate ? due_by_rate(work.started, work.rate, work.pieces.count) : (uint64_t)work.answered + window;
+}
+
+/* Counts the next piece as sent, for the pair of a connection, and answers when it was sent, or due. */
+static uint64_t count_sent(uint32_t connection)
+{
+    uint64_t at = work.rate ? work.started + (work.sent + 1) * SECOND_US / work.rate : now_us();
+    if (connection >= websocket_count)
+        fail("no connection %u is there to get a packet", connection);
+    work.pairs[connection / 2] = (struct pair){.since = at};
+    work.sent++;
+    return at;
+}
 
 /* Calls `send_more` and serves, until all is answered and every packet has come. */
 static void do_work(void (*send_more)(void))
 {
-    uint64_t started = now_us(), cpu = own_cpu_us();
+    uint64_t cpu = own_cpu_us();
     struct patience patience = patience_from_now();
+    work.started = now_us();
+    if (work.rate)
+        start_ticking(work.rate);
     while (!exhausted(&patience, work.answered + packets) &&
            (work.answered < work.pieces.count || packets < work.packets_wanted)) {
         send_more();
         serve(1000);
     }
+    stop_ticking();
     cpu = own_cpu_us() - cpu;
     printf("{\"answered\":%u,\"packets\":%" PRIu64 ",\"unanswered\":%u,\"missing\":%" PRIu64 ",", work.answered,
            packets, work.pieces.count - work.answered,
            packets < work.packets_wanted ? work.packets_wanted - packets : 0);
-    print_figures(&work.latencies, patience.since - started, cpu);
+    qsort(work.both.us, work.both.count, sizeof *work.both.us, ascending);
+    printf("\"packets_p50_us\":%u,\"packets_p99_us\":%u,", percentile(&work.both, 50), percentile(&work.both, 99));
+    print_figures(&work.latencies, patience.since - work.started, cpu);
     free_pieces(&work.pieces);
+    free(work.both.us);
+    free(work.pairs);
+    work.pairs = NULL;
 }
 
 /* --- frames */
@@ -1067,12 +1306,12 @@ static void queue_lines(struct pieces *lines)
 
 static void send_texts(void)
 {
-    while (queue.out < queue.in && unanswered() < queue.window) {
+    uint64_t until = sendable(queue.window);
+    while (queue.out < queue.in && work.sent < until) {
         uint32_t connection = queue.ring[queue.out++ % websocket_count];
         struct piece *text = &work.pieces.all[queue.first_piece[connection]];
-        websockets[connection].sent_at = now_us();
+        websockets[connection].sent_at = count_sent(connection);
         send_frame(&websockets[connection].stream, 1, text->bytes, text->size);
-        work.sent++;
     }
 }
 
@@ -1091,7 +1330,7 @@ static void take_result(uint32_t index, const char *text, size_t size)
         enqueue(index);
 }
 
-static void command_frames(const char *file, uint32_t window, uint64_t packets_wanted)
+static void command_frames(const char *file, uint32_t window, uint64_t packets_wanted, uint64_t rate)
 {
     struct pieces lines = read_lines(file);
     queue.first_piece = resized(NULL, websocket_count, sizeof *queue.first_piece);
@@ -1099,7 +1338,7 @@ static void command_frames(const char *file, uint32_t window, uint64_t packets_w
     queue.in = queue.out = 0;
     queue.window = window;
     queue_lines(&lines);
-    begin_work(lines, packets_wanted);
+    begin_work(lines, packets_wanted, rate);
     on_text = take_result;
     do_work(send_texts);
     on_text = NULL;
@@ -1119,34 +1358,17 @@ static uint32_t requester_count;
 
 static struct stream *requester_stream(uint32_t index) { return &requesters[index].stream; }
 
-static struct pieces read_requests(const char *name)
-{
-    size_t size;
-    struct pieces requests = {.content = read_file(name, &size)};
-    const char *at = requests.content, *end = at + size;
-    while (at < end) {
-        const char *number = at;
-        uint64_t length = read_number(&at, end);
-        if (at == number || at == end || *at++ != '\n' || length > (size_t)(end - at))
-            fail("%s: no length, or fewer bytes than it says, at byte %td", name, number - requests.content);
-        add_piece(&requests, at, length);
-        at += length;
-    }
-    return requests;
-}
-
 static void send_request(struct requester *requester)
 {
-    if (work.sent == work.pieces.count)
-        return;
-    const struct piece *request = &work.pieces.all[work.sent++];
-    requester->sent_at = now_us();
+    const struct piece *request = &work.pieces.all[work.sent];
+    requester->sent_at = count_sent(request->connection);
     send_all(&requester->stream, request->bytes, request->size);
 }
 
 static void send_requests(void)
 {
-    for (uint32_t n = 0; n < requester_count && work.sent < work.pieces.count; n++)
+    uint64_t until = sendable(requester_count);
+    for (uint32_t n = 0; n < requester_count && work.sent < work.pieces.count && work.sent < until; n++)
         if (!requesters[n].sent_at)
             send_request(&requesters[n]);
 }
@@ -1179,6 +1401,16 @@ static size_t take_from_requester(uint32_t index, const char *bytes, size_t size
     return whole;
 }
 
+/* Servers over libuv accept one connection in each turn of their loop. Under load the last would wait for long. */
+#define ACCEPTING_MS 300
+
+static void serve_for(int ms)
+{
+    uint64_t until = now_us() + (uint64_t)ms * 1000;
+    for (uint64_t now; (now = now_us()) < until;)
+        serve((int)((until - now) / 1000) + 1);
+}
+
 static void open_requesters(uint16_t port, uint32_t count)
 {
     requesters = zeroed(count, sizeof *requesters);
@@ -1200,10 +1432,11 @@ static void close_requesters(void)
     requester_count = 0;
 }
 
-static void command_requests(uint16_t port, const char *file, uint32_t count, uint64_t packets_wanted)
+static void command_requests(uint16_t port, const char *file, uint32_t count, uint64_t packets_wanted, uint64_t rate)
 {
     open_requesters(port, count);
-    begin_work(read_requests(file), packets_wanted);
+    serve_for(ACCEPTING_MS);
+    begin_work(read_pieces(file, true), packets_wanted, rate);
     do_work(send_requests);
     close_requesters();
 }
@@ -1221,12 +1454,17 @@ static uint64_t number(const char *word)
     return value;
 }
 
-static bool is_framed(const char *format)
+/* The number of a word among `names`, which end with NULL. */
+static uint32_t choice(const char *word, const char *const *names)
 {
-    if (strcmp(format, "raw") && strcmp(format, "framed"))
-        fail("neither raw nor framed: %s", format);
-    return !strcmp(format, "framed");
+    for (uint32_t n = 0; names[n]; n++)
+        if (!strcmp(word, names[n]))
+            return n;
+    fail("none of those that there are: %s", word);
 }
+
+static const char *const protocols[] = {"raw", "socketio", "centrifugo", NULL};
+static const char *const transports[] = {"redis", "http", "zmtp", NULL};
 
 static bool is(char **words, size_t count, const char *command, size_t wanted)
 {
@@ -1239,17 +1477,19 @@ static bool is(char **words, size_t count, const char *command, size_t wanted)
 
 static void execute(char **w, size_t count)
 {
-    if (is(w, count, "connect", 3))
-        command_connect((uint16_t)number(w[1]), w[2], (uint32_t)number(w[3]));
+    if (is(w, count, "from", 1))
+        command_from(w[1]);
+    else if (is(w, count, "connect", 4))
+        command_connect((uint16_t)number(w[1]), w[2], (uint32_t)number(w[3]), (enum protocol)choice(w[4], protocols));
     else if (is(w, count, "settle", 1))
         command_settle(strtod(w[1], NULL));
-    else if (is(w, count, "publish", 7))
-        command_publish((uint16_t)number(w[1]), w[2], is_framed(w[3]), number(w[4]), number(w[5]), number(w[6]),
-                        number(w[7]));
-    else if (is(w, count, "frames", 3))
-        command_frames(w[1], (uint32_t)number(w[2]), number(w[3]));
-    else if (is(w, count, "requests", 4))
-        command_requests((uint16_t)number(w[1]), w[2], (uint32_t)number(w[3]), number(w[4]));
+    else if (is(w, count, "publish", 6))
+        command_publish((enum transport)choice(w[1], transports), (uint16_t)number(w[2]), w[3], number(w[4]),
+                        number(w[5]), number(w[6]));
+    else if (is(w, count, "frames", 4))
+        command_frames(w[1], (uint32_t)number(w[2]), number(w[3]), number(w[4]));
+    else if (is(w, count, "requests", 5))
+        command_requests((uint16_t)number(w[1]), w[2], (uint32_t)number(w[3]), number(w[4]), number(w[5]));
     else if (is(w, count, "quit", 0))
         exit(0);
     else

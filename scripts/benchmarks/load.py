@@ -1,19 +1,18 @@
-"""The parts of a live benchmark: the load (`load.c`), Redis, the peer (`peer_ws.js`), and what a process costs.
+"""The parts of a live benchmark: the load (`load.c`), Redis, and what processes cost.
 
 Everything is on 127.0.0.1. What goes wrong is a RuntimeError with the words of the program that failed.
 """
 
-import os
 import shutil
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypedDict, TypeVar, cast
+from typing import Literal, Self, TypedDict, TypeVar, cast
 
 import orjson
 
@@ -58,7 +57,8 @@ class Published:
 class Answered:
     """Answers, and info packets that came to whatever WebSocket; `missing` are packets, of those that were wanted.
 
-    Latencies are from sending to the answer; `own_cpu_us` is the load's CPU for each answer.
+    Latencies are from sending, or from when it was due, to the answer, and until both of a pair have their packet;
+    `own_cpu_us` is the load's CPU for each answer.
     """
 
     answered: int
@@ -68,8 +68,29 @@ class Answered:
     seconds: float
     p50_us: int
     p99_us: int
+    packets_p50_us: int
+    packets_p99_us: int
     own_cpu_us: float
 
+
+Transport = Literal["redis", "http", "zmtp"]
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    """What publishes to each connection, in order, and where it is sent (see `publish` in `load.c`).
+
+    `greeting` is what a publisher sends first.
+    """
+
+    transport: Transport
+    port: int
+    letters: Sequence[bytes]
+    greeting: bytes = b""
+
+
+Protocol = Literal["raw", "socketio", "centrifugo"]
+"""What is spoken over a WebSocket (see `connect` in `load.c`)."""
 
 Answer = TypeVar("Answer", Connected, Settled, Published, Answered)
 
@@ -83,56 +104,52 @@ class Failure(TypedDict):
 class Load:
     """The load, in a process of its own. `folder` keeps its program, and its files while they are read."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, source: str = "") -> None:
         self._folder = folder
         self._process = subprocess.Popen([compiled(folder, "load")], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.pid = self._process.pid
+        self._file = folder / f"load-{self.pid}.txt"
+        if source:
+            self._answer("from", source)
 
-    def connect(self, port: int, lines: Iterable[str], window: int = 128) -> Connected:
+    def connect(self, port: int, lines: Iterable[str], window: int = 128, *, protocol: Protocol = "raw") -> Connected:
         """Open one WebSocket for each line: its target, then whole header lines, with tabs between.
 
         Connections are numbered from 0, through all calls.
         """
         path = self._write(line.encode() + b"\n" for line in lines)
-        return self._ask(Connected, "connect", port, path, window)
+        return self._ask(Connected, "connect", port, path, window, protocol)
 
     def settle(self, seconds: float) -> Settled:
         """Wait until nothing has come for so long. Pings do not count."""
         return self._ask(Settled, "settle", seconds)
 
-    def publish(
-        self,
-        redis_port: int,
-        prefix: str,
-        *,
-        count: int,
-        framed: bool = False,
-        outstanding: int = 256,
-        rate: int = 0,
-        size: int = 600,
-    ) -> Published:
-        """Publish `count` messages to `prefix` + connection, and wait for them.
+    def publish(self, mail: Mail, *, count: int, outstanding: int = 256, rate: int = 0) -> Published:
+        """Publish `count` messages, and wait for them. `outstanding` at a time, or `rate` a second if that is not 0."""
+        path = self._write(b"%d\n%b" % (len(piece), piece) for piece in (mail.greeting, *mail.letters))
+        return self._ask(Published, "publish", mail.transport, mail.port, path, count, outstanding, rate)
 
-        `outstanding` at a time, or `rate` a second if that is not 0. `framed`: with the version as 8 bytes and a zero
-        byte before the JSON.
-        """
-        kind = "framed" if framed else "raw"
-        return self._ask(Published, "publish", redis_port, prefix, kind, count, outstanding, rate, size)
-
-    def frames(self, texts: Iterable[tuple[int, str]], *, window: int, packets: int) -> Answered:
-        """Send texts on connections, `window` unanswered at a time, and wait for all results and `packets` packets."""
+    def frames(self, texts: Iterable[tuple[int, str]], *, packets: int, window: int = 64, rate: int = 0) -> Answered:
+        """Send texts on connections and wait for all results and `packets` packets. `window` unanswered at a time, or
+        `rate` a second if that is not 0."""
         path = self._write(f"{connection}\t{text}\n".encode() for connection, text in texts)
-        return self._ask(Answered, "frames", path, window, packets)
+        return self._ask(Answered, "frames", path, window, packets, rate)
 
-    def requests(self, port: int, requests: Iterable[bytes], *, connections: int, packets: int) -> Answered:
-        """Send HTTP requests, one at a time on each connection, and wait for all answers and `packets` packets."""
-        path = self._write(b"%d\n%b" % (len(request), request) for request in requests)
-        return self._ask(Answered, "requests", port, path, connections, packets)
+    def requests(
+        self, port: int, requests: Iterable[tuple[int, bytes]], *, connections: int, packets: int, rate: int = 0
+    ) -> Answered:
+        """Send HTTP requests, one at a time on each connection, and wait for all answers and `packets` packets.
+
+        Before each request stands the number of a WebSocket that gets a packet for it; its pair gets the other.
+        """
+        path = self._write(b"%d %d\n%b" % (len(request), number, request) for number, request in requests)
+        return self._ask(Answered, "requests", port, path, connections, packets, rate)
 
     def close(self) -> None:
         """End the load, and with it all its connections."""
         self._process.kill()
         self._process.communicate()
+        self._file.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self
@@ -141,18 +158,20 @@ class Load:
         self.close()
 
     def _write(self, pieces: Iterable[bytes]) -> Path:
-        path = self._folder / f"load-{self.pid}.txt"
-        with path.open("wb") as file:
+        with self._file.open("wb") as file:
             file.writelines(pieces)
-        return path
+        return self._file
 
     def _ask(self, kind: type[Answer], *words: object) -> Answer:
+        return kind(**orjson.loads(self._answer(*words)))
+
+    def _answer(self, *words: object) -> bytes:
         line = self._exchange(" ".join(map(str, words)))
         if not line:
             raise RuntimeError(f"the load ended without an answer to {words[0]}")
         if line.startswith(b'{"error"'):
             raise RuntimeError(cast("Failure", orjson.loads(line))["error"])
-        return kind(**orjson.loads(line))
+        return line
 
     def _exchange(self, command: str) -> bytes:
         assert self._process.stdin is not None
@@ -169,18 +188,20 @@ def compiled(folder: Path, name: str) -> Path:
     """One of the C programs beside this file, in `folder`."""
     source, program = HERE / f"{name}.c", folder / name
     if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
-        _run(["cc", "-O2", "-Wall", "-Wextra", "-o", str(program), str(source)])
+        run(["cc", "-O2", "-Wall", "-Wextra", "-o", str(program), str(source)])
     return program
 
 
 class RedisServer:
-    """A Redis that stores nothing, while the context lasts."""
+    """A Redis, while the context lasts. It stores nothing, unless `appendfsync` says how it is to: always, everysec."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, appendfsync: str = "") -> None:
         self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}"
         self._folder = tempfile.mkdtemp(prefix="gateway-redis-")
+        stored = ["--appendonly", "yes", "--appendfsync", appendfsync] if appendfsync else ["--appendonly", "no"]
         self._process = subprocess.Popen(
-            ["redis-server", "--bind", "127.0.0.1", "--port", str(self.port), "--save", "", "--appendonly", "no"],
+            ["redis-server", "--bind", "127.0.0.1", "--port", str(self.port), "--save", "", *stored],
             cwd=self._folder,
             stdout=subprocess.DEVNULL,
         )
@@ -198,16 +219,7 @@ class RedisServer:
         self.stop()
 
     def _wait_until_ready(self) -> None:
-        for _ in range(200):
-            if self._process.poll() is not None:
-                break
-            try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-            except OSError:
-                time.sleep(0.05)
-            else:
-                return
-        raise RuntimeError("redis-server did not start")
+        wait_for_port(self.port, self._process, "redis-server")
 
     def stop(self) -> None:
         self._process.terminate()
@@ -215,45 +227,22 @@ class RedisServer:
         shutil.rmtree(self._folder)
 
 
-class NodePeer:
-    """The peer in a process of its own; `folder` keeps what npm installs for it."""
-
-    def __init__(self, folder: Path, redis_port: int, *, prefix: str = "user:") -> None:
-        modules = _installed(folder)
-        self._process = subprocess.Popen(
-            ["node", str(HERE / "peer_ws.js"), "0", str(redis_port), prefix],
-            env={**os.environ, "NODE_PATH": str(modules), "NODE_ENV": "production"},
-            stdout=subprocess.PIPE,
-        )
-        self.pid = self._process.pid
-        self.port = self._listening()
-
-    def _listening(self) -> int:
-        assert self._process.stdout is not None
-        words = self._process.stdout.readline().split()
-        if words[:1] != [b"listening"]:
-            raise RuntimeError("the node peer did not start")
-        return int(words[1])
-
-    def stop(self) -> None:
-        self._process.terminate()
-        self._process.communicate()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.stop()
+def wait_for_port(port: int, process: subprocess.Popen[bytes], name: str) -> None:
+    """Until somebody listens there; a RuntimeError if the process has ended, or after 20 seconds."""
+    for _ in range(400):
+        if process.poll() is not None:
+            break
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    raise RuntimeError(f"{name} did not start")
 
 
-def _installed(folder: Path) -> Path:
-    modules = folder / "node_modules"
-    if not all((modules / name / "package.json").exists() for name in ("ws", "ioredis")):
-        _run(["npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder), "ws@8", "ioredis@5"])
-    return modules
-
-
-def _run(command: list[str]) -> None:
+def run(command: list[str]) -> None:
+    """Run a program to its end; a RuntimeError with what it said, if that is not 0."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{command[0]} failed: {done.stderr}")
@@ -267,23 +256,33 @@ def free_port() -> int:
 
 
 def cpu_s(pid: int) -> float:
-    """Seconds of CPU that the threads of this process and of its children have had; threads that have ended do not
+    """Seconds of CPU that the threads of this process and of its descendants have had; threads that have ended do not
     count."""
     tasks = [task for each in _family(pid) for task in Path(f"/proc/{each}/task").glob("*/schedstat")]
     return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
 
 
 def resident_bytes(pid: int) -> int:
-    """Resident memory of this process and of its children; pages that they share count once for each."""
-    return sum(map(_resident, _family(pid)))
+    """Resident memory of this process and of its descendants; pages that they share count once for each."""
+    return sum(_memory(each, b"Rss:") for each in _family(pid))
 
 
-def _resident(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Rss:"):
+def proportional_bytes(pid: int) -> int:
+    """The same; a page that several share counts once, in equal parts (PSS)."""
+    return sum(_memory(each, b"Pss:") for each in _family(pid))
+
+
+def _memory(pid: int, name: bytes) -> int:
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_bytes().splitlines():
+        if line.startswith(name):
             return int(line.split()[1]) * 1024
-    raise RuntimeError(f"no Rss of process {pid}")
+    raise RuntimeError(f"no memory of process {pid}")
 
 
 def _family(pid: int) -> list[int]:
-    return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+    """The process, its children, theirs."""
+    family = [pid]
+    for each in family:  # it grows meanwhile
+        for children in Path(f"/proc/{each}/task").glob("*/children"):
+            family += map(int, children.read_text().split())
+    return family

@@ -1,9 +1,9 @@
 // The peer of the benchmark: what one would build in Node. `ws` for the WebSockets, `ioredis` for Redis, a channel for
 // each user, one send for each message.
 //
-//   node peer_ws.js PORT REDIS_PORT [CHANNEL_PREFIX]
+//   node ws.js PORT REDIS_PORT
 //
-// A client connects to /?c=<index> and gets what is published to CHANNEL_PREFIX<index> ("user:" unless given). Like
+// A client connects to /?c=<index> and gets what is published to user:<index>. Like
 // most such servers it shakes hands first and subscribes then: wait for the subscriptions before you publish.
 'use strict';
 
@@ -11,7 +11,7 @@ const http = require('node:http');
 const Redis = require('ioredis');
 const { WebSocketServer } = require('ws');
 
-const [port, redisPort, prefix = 'user:'] = process.argv.slice(2);
+const [port, redisPort] = process.argv.slice(2);
 const redis = new Redis({ host: '127.0.0.1', port: Number(redisPort) });
 const server = http.createServer((request, response) => response.writeHead(404).end());
 const sockets = new WebSocketServer({ server, perMessageDeflate: false });
@@ -50,7 +50,7 @@ function fail(error) {
 }
 
 sockets.on('connection', (socket, request) => {
-  const channel = prefix + new URL(request.url, 'http://peer').searchParams.get('c');
+  const channel = 'user:' + new URL(request.url, 'http://peer').searchParams.get('c');
   follow(channel, socket);
   socket.on('close', () => leave(channel, socket));
   socket.on('error', () => socket.terminate());
@@ -58,8 +58,6 @@ sockets.on('connection', (socket, request) => {
 redis.on('messageBuffer', deliver);
 redis.on('error', fail);
 redis.once('ready', () => {
-  server.listen({ port: Number(port), host: '127.0.0.1', backlog: 4096 }, () => {
-    console.log(`listening ${server.address().port}`);
-  });
+  server.listen({ port: Number(port), host: '127.0.0.1', backlog: 4096 });
 });
 process.on('SIGTERM', () => process.exit(0));
