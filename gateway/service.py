@@ -8,7 +8,7 @@ import fnmatch
 import logging
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -199,8 +199,11 @@ class Service:
         Statuses that the client reached as a recipient are one change; an upload is a change of its own.
         """
         reached = tuple((item.video_id, item.status) for item in said if item.status is not Status.UPLOADED)
-        decision = await self._report(client_id, Report(reached, seen))
-        state, verdicts = decision.state, iter(decision.verdicts)
+        state: ClientState | None = None
+        verdicts: Iterator[Verdict] = iter(())
+        if reached or seen is not None:
+            decision = await self._report(client_id, Report(reached, seen))
+            state, verdicts = decision.state, iter(decision.verdicts)
         answers: list[Verdict | GatewayError] = []
         for item in said:
             if item.status is not Status.UPLOADED:
@@ -213,7 +216,7 @@ class Service:
                 answers.append(error)
         for item, answer in zip(said, answers, strict=True):
             self._note(client_id, item, answer, seen)
-        return answers, state
+        return answers, await self.changes.load(client_id) if state is None else state
 
     def _note(
         self, client_id: ClientId, item: Said, answer: Verdict | GatewayError, seen: Acknowledgement | None
