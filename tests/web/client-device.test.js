@@ -181,6 +181,8 @@ test("progress is seen on both sides, and every packet that comes is heard as it
     assert.deepEqual(counted, counted.toSorted((one, other) => one - other));
     assert.equal(counted.at(-1), VIDEO.length);
   }
+  const isDownloaded = async () => (await bob.app.text()).includes('"downloaded"');
+  await until(isDownloaded, "the gateway knows that it is downloaded");
   await applied(recipient, bob);
   const { channel, packet, applied: isApplied } = bob.heard[bob.heard.length - 1];
   assert.deepEqual([channel, packet.text, isApplied], ["socket", await bob.app.text(), true]);
