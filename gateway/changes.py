@@ -409,9 +409,11 @@ def _will_do(decision: Decision, least: int | None) -> bool:
     return least is not None and least <= decision.state.version and not decision.settle
 
 
-def batched(items: Sequence[ClientId], most: int) -> Iterator[Sequence[ClientId]]:
+def batched(items: Sequence[ClientId], most: int) -> Sequence[Sequence[ClientId]]:
     """The items in order, at most `most` at a time."""
-    return (items[start : start + most] for start in range(0, len(items), most))
+    if len(items) <= most:
+        return (items,) if items else ()
+    return [items[start : start + most] for start in range(0, len(items), most)]
 
 
 def client_key(client_id: ClientId) -> str:

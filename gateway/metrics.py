@@ -55,6 +55,7 @@ class Timing(Collector):
 
     def __init__(self, name: str, documentation: str, bounds_ms: Sequence[int], registry: CollectorRegistry) -> None:
         self._bounds_ms = tuple(map(float, bounds_ms))
+        self._least_ms = self._bounds_ms[0]
         self._counts = [0] * (len(bounds_ms) + 1)
         self._total_ms = 0.0
         self._name = name
@@ -63,7 +64,7 @@ class Timing(Collector):
 
     def observe(self, ms: float) -> None:
         """Something took so long; less than 0 counts as 0: clocks are set back."""
-        self._counts[bisect_left(self._bounds_ms, ms)] += 1
+        self._counts[bisect_left(self._bounds_ms, ms) if ms > self._least_ms else 0] += 1
         if ms > 0:
             self._total_ms += ms
 

@@ -3,6 +3,7 @@
 `CALLS` is the one table from which both the routes and the OpenAPI document are made.
 """
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -28,6 +29,9 @@ SYNC_BYTES = 64 * 1024
 """The largest bodies that are read."""
 
 LAST_VERSION = 2**63 - 1
+
+_TAG = re.compile(r'"([0-9]{1,19})"\Z', re.ASCII)
+"""One entity tag, as ours are: what nearly every poll has."""
 
 _NO_STORE = ((b"cache-control", b"no-store"),)
 
@@ -150,6 +154,8 @@ def _etag_version(header: str | None) -> int | None:
     """The highest version among the entity tags (RFC 9110, section 13.1.2); None where none is one of ours."""
     if header is None:
         return None
+    if (one := _TAG.match(header)) is not None:
+        return int(one[1])
     tags = (tag.strip().removeprefix("W/").strip('"') for tag in header.split(","))
     return max((int(tag) for tag in tags if tag.isascii() and tag.isdecimal() and len(tag) <= 19), default=None)
 

@@ -7,6 +7,8 @@ import asyncio
 from collections.abc import Sequence
 from http import HTTPStatus
 
+from prometheus_client import Counter
+
 from gateway.api.calls import Backends, Caller
 from gateway.api.endpoint import Gate, refusal
 from gateway.api.http import Request
@@ -32,6 +34,7 @@ class SocketDoor:
         self._backends = backends
         self._desk = desk
         self._keepalive = keepalive
+        self._counters: dict[int, Counter] = {}
 
     @property
     def sockets(self) -> int:
@@ -64,7 +67,10 @@ class SocketDoor:
             reply = refusal(error)
             connection.refuse(reply.last())
             status = reply.status
-        self._desk.metrics.handshakes.labels(status).inc()
+        counter = self._counters.get(status)
+        if counter is None:
+            counter = self._counters[status] = self._desk.metrics.handshakes.labels(status)
+        counter.inc()
 
     async def _admit(self, connection: Connection, query: bytes, headers: list[tuple[bytes, bytes]]) -> int:
         """Raises GatewayError."""

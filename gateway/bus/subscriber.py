@@ -200,11 +200,15 @@ class Subscriber:
     def data_came(self, replies: Iterable[Any]) -> None:
         """All that has arrived: called by the connection."""
         self._heard_s = self._loop.time()
+        received, beat_channel = self._received, self._beat_channel
         for reply in replies:
             if isinstance(reply, list) and len(reply) == 3:
                 kind, channel, message = reply
-                if kind in {b"message", b"smessage"}:
-                    self._message(channel, message)
+                if kind == b"message" or kind == b"smessage":  # noqa: PLR1714 - a set would hash it first
+                    if channel == beat_channel:
+                        self._beats_s = None
+                    else:
+                        received(channel, message)
                 elif (on := _CONFIRMED.get(kind)) is not None:
                     self._confirmed(channel, on=on)
             elif isinstance(reply, hiredis.ReplyError):
@@ -212,12 +216,6 @@ class Subscriber:
         if self._again:
             again, self._again = self._again, []
             self._restored(again)
-
-    def _message(self, channel: bytes, message: bytes) -> None:
-        if channel == self._beat_channel:
-            self._beats_s = None
-        else:
-            self._received(channel, message)
 
     def _confirmed(self, channel: bytes, *, on: bool) -> None:
         ours = bool(self._expected) and self._expected[0] == (on, channel)

@@ -173,16 +173,18 @@ class Hub:
         audience = self._audiences.get(news.client_id)
         if audience is None:
             return 0
-        version, asks, frame = news.version, news.asks, b""
+        version, frame = news.version, b""
         for socket in audience.sockets:
             if socket.version < version:
                 frame = frame or text_frame(news.packet)
                 self._packets.count += 1
-                if socket.offer(version, frame, asks):
+                if socket.offer(version, frame, news.asks):
                     self._metrics.packets_skipped.count += 1
         if frame:
             self._took.observe(self._clock() * 1000 - version)  # a version is the time of the change
         heard = len(audience.sockets)
+        if not audience.polls:
+            return heard
         for poll in audience.polls:
             heard += poll.device_id is not None
             if poll.version < version:
