@@ -774,20 +774,18 @@ async def test_whoever_issues_tokens_has_a_deadline(
 
 async def test_the_loop_goes_on_while_a_token_is_waited_for(network: Network, sender: FcmSender) -> None:
     network.oauth(Late(0.6))
-    longest_s = 0.0
+    beats = 0
 
     async def beat() -> None:
-        nonlocal longest_s
-        for _ in count():
-            began_s = time.perf_counter()
+        nonlocal beats
+        for beats in count():  # noqa: B007 - it is told below
             await asyncio.sleep(0.005)
-            longest_s = max(longest_s, time.perf_counter() - began_s)
 
     beating = asyncio.ensure_future(beat())
     assert await sender.send(WAKEUP) == Accepted()
     beating.cancel()
     await asyncio.wait([beating])
-    assert 0 < longest_s < 0.3
+    assert beats > 10  # a hundred and more where nothing else is to be done; one or two where the loop stands still
 
 
 async def test_a_send_that_is_cancelled_does_not_take_the_token_from_the_others(
