@@ -56,9 +56,14 @@ log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def _stopped_by_signals(
-    stop: Callable[[int], None], last_resort: "LastResort", numbers: tuple[signal.Signals, ...] = _STOPPING
+    stop: Callable[[int], None],
+    last_resort: "LastResort",
+    numbers: tuple[signal.Signals, ...] = _STOPPING,
+    *,
+    to_the_end: bool = False,
 ) -> Iterator[None]:
-    """`stop` is called with each of these signals."""
+    """`stop` is called with each of these signals. `to_the_end`: whoever sends one once more afterwards is not heard:
+    the process is about to end by itself, and is not to be killed in its last steps."""
 
     def stopped(number: int) -> None:
         last_resort.arm()
@@ -72,6 +77,8 @@ def _stopped_by_signals(
     finally:
         for number in numbers:
             loop.remove_signal_handler(number)
+            if to_the_end:
+                signal.signal(number, signal.SIG_IGN)
 
 
 class LastResort:
@@ -273,7 +280,7 @@ def _named(record: logging.LogRecord, name: str) -> bool:
 async def _serve_in(place: Place, settings: Settings, last_resort: LastResort, share: list[socket]) -> None:
     stopped = asyncio.Event()
     # From first to last: systemd tells every process to stop, and then the parent tells it again.
-    with _stopped_by_signals(lambda _: stopped.set(), last_resort, (signal.SIGTERM,)):
+    with _stopped_by_signals(lambda _: stopped.set(), last_resort, (signal.SIGTERM,), to_the_end=True):
         async with (
             place.pulse.beating(),
             open_gateway(settings, worker=False, siblings=place.siblings, role=f"serve-{place.name}") as gateway,
@@ -295,7 +302,7 @@ async def _stop(server: Server, stopped: asyncio.Event) -> None:
 
 async def _work_in(place: Place, settings: Settings, last_resort: LastResort) -> None:
     stopped = asyncio.Event()
-    with _stopped_by_signals(lambda _: stopped.set(), last_resort, (signal.SIGTERM,)):
+    with _stopped_by_signals(lambda _: stopped.set(), last_resort, (signal.SIGTERM,), to_the_end=True):
         async with (
             place.pulse.beating(),
             open_gateway(settings, role=WORKER) as gateway,
