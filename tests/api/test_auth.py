@@ -344,6 +344,18 @@ async def test_a_refused_token_is_not_remembered(authorizer: Authorizer) -> None
     assert authorizer._verified == before
 
 
+@pytest.mark.parametrize("algorithm", PRIVATE)
+async def test_later_tokens_of_a_public_key_are_verified_as_the_first_was(algorithm: str, clock: Clock) -> None:
+    key = PRIVATE[algorithm]
+    made = Authorizer(FixedKey.from_pem(pem(key)), clock=clock)
+    for name in ("first", "second", "third"):
+        assert await caller(made, signed(key, algorithm, sub=name)) == name
+    said, _, _ = signed(key, algorithm, sub="somebody").rpartition(".")
+    _, _, of_another = signed(key, algorithm, sub="else").rpartition(".")
+    for signature in (of_another, "", "!", of_another[:-8]):
+        await refusal(made, f"{said}.{signature}")
+
+
 # --- keys behind a URL ---
 
 
